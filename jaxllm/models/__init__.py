@@ -1,0 +1,22 @@
+"""Declarations, layers and whole architectures: functions over frozen pytree dataclasses."""
+
+from jaxllm.models.config import AttentionConfig, Block, MLPConfig, ModelConfig, NormConfig
+from jaxllm.models.decoder import Cache, Decoder, decoder_spec, forward, hidden_states, make_cache, output_head, unembed
+from jaxllm.models.presets import PRESETS
+
+__all__ = [
+    "PRESETS",
+    "AttentionConfig",
+    "Block",
+    "Cache",
+    "Decoder",
+    "MLPConfig",
+    "ModelConfig",
+    "NormConfig",
+    "decoder_spec",
+    "forward",
+    "hidden_states",
+    "make_cache",
+    "output_head",
+    "unembed",
+]

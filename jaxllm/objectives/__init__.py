@@ -1,0 +1,1 @@
+"""Training methods as losses: (params, batch, key) -> (loss, metrics)."""

@@ -1,0 +1,1 @@
+"""The whole life of a model: stages that hand values to each other."""

@@ -1,0 +1,128 @@
+"""From an experiment to a trained model in a run directory: tokenizer, corpus, loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxllm import tokenizers
+from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
+from jaxllm.data.loader import TrainLoader, ValidationBatches
+from jaxllm.models import ModelConfig, decoder_spec
+from jaxllm.objectives.next_token import next_token
+from jaxllm.plan.flops import machine_peak, train_flops_per_token
+from jaxllm.tokenizers.protocol import Tokenizer
+from jaxllm.training.experiment import Experiment
+from jaxllm.training.loop import Job, Outcome, Reporter, Trainer
+from jaxllm.training.run_directory import RunDirectory
+
+# Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.
+VOCAB_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a run leaves in memory beside its directory."""
+
+    experiment: Experiment
+    tokenizer: Tokenizer
+    corpus: Corpus
+    outcome: Outcome
+
+
+def pretrain(
+    experiment: Experiment,
+    directory: str | Path,
+    reporter: Reporter,
+    *,
+    documents: SplitDocuments | None = None,
+    profile: bool = False,
+) -> Pretrained:
+    """Run an experiment, or go on with the run that `directory` holds.
+
+    `documents` stands in for reading `experiment.data` where they are in memory already. Raises ValueError for anything a user
+    can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit the mesh.
+    """
+    with RunDirectory(directory) as run:
+        documents = documents or SplitDocuments(experiment.data)
+        tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
+        experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
+        corpus = prepare_corpus(documents, tokenizer, run.data)
+        reporter.say(describe_corpus(corpus))
+        loader, validation = make_batches(experiment, corpus)
+        with loader:
+            job = make_job(experiment, tokenizer, loader, validation)
+            outcome = Trainer(job, run.path, reporter, profile=profile).run()
+        return Pretrained(experiment, tokenizer, corpus, outcome)
+
+
+def prepare_tokenizer(
+    experiment: Experiment, documents: SplitDocuments, directory: Path, reporter: Reporter
+) -> Tokenizer:
+    """The run's own tokenizer if it has one; else loaded or trained as the config says, and saved there."""
+    if directory.exists():
+        return tokenizers.load(directory)
+    tokenizer = tokenizers.train(experiment.tokenizer, documents.texts("train"))
+    tokenizer.save(directory)
+    reporter.say(f"tokenizer  {experiment.tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
+    return tokenizer
+
+
+def with_vocabulary(experiment: Experiment, tokenizer: Tokenizer) -> Experiment:
+    """The experiment with the model's vocabulary settled. Raises ValueError when the model's table is too small."""
+    size = experiment.model.vocab_size
+    if not size:
+        size = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if size < tokenizer.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={size} is smaller than the tokenizer's {tokenizer.vocab_size}: raise it, or set it to 0"
+        )
+    return replace(experiment, model=replace(experiment.model, vocab_size=size))
+
+
+def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, ValidationBatches]:
+    """This process's part of the training and validation batches."""
+    place = {
+        "row_length": experiment.model.context_length,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    rows = experiment.training.batch_size
+    # An evaluation does not accumulate, so it takes as many rows at once as a microbatch of training.
+    microbatch = rows // experiment.training.accumulation
+    return (
+        TrainLoader(corpus.train, experiment.data, batch_size=rows, **place),
+        ValidationBatches(corpus.validation, experiment.data, batch_size=microbatch, **place),
+    )
+
+
+def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, validation: ValidationBatches) -> Job:
+    model, training = experiment.model, experiment.training
+    peak, _ = machine_peak(jax.devices())
+    return Job(
+        experiment=experiment,
+        spec=decoder_spec(model),
+        objective=next_token(model, z_loss=training.z_loss, remat=training.remat),
+        batches=loader,
+        validation=validation,
+        token_bytes=token_lengths(tokenizer, model),
+        flops_per_token=train_flops_per_token(model, model.context_length),
+        peak_flops=peak,
+    )
+
+
+def token_lengths(tokenizer: Tokenizer, model: ModelConfig) -> np.ndarray:
+    """Bytes of text that each row of the model's vocabulary stands for: 0 for special tokens and padding rows."""
+    lengths = np.zeros(model.vocab_size, np.int32)
+    lengths[: tokenizer.vocab_size] = [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+    return lengths
+
+
+def describe_corpus(corpus: Corpus) -> str:
+    def part(name: str, store) -> str:
+        return f"{store.documents:,} documents, {store.num_bytes:,} bytes, {store.num_tokens:,} tokens for {name}"
+
+    return f"corpus     {part('training', corpus.train)}; {part('validation', corpus.validation)} (split by {corpus.method})"

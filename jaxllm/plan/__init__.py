@@ -1,0 +1,1 @@
+"""Arithmetic of a run before it starts: parameters, FLOPs, memory."""

@@ -1,0 +1,1 @@
+"""One training loop: state, step, optimizers, checkpoints, recovery, metrics."""

@@ -1,0 +1,196 @@
+"""Curves of runs as a picture: what a report shows and `jaxllm plot` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.training.history import History
+
+# quantity -> (label, unit); the same unit means the same panel.
+QUANTITIES = {
+    "loss": ("training loss", "nats per token"),
+    "val_loss": ("validation loss", "nats per token"),
+    "val_bpb": ("validation", "bits per byte"),
+    "learning_rate": ("learning rate", "learning rate"),
+    "grad_norm": ("gradient norm", "gradient norm before clipping"),
+    "accuracy": ("training accuracy", "share of tokens predicted"),
+    "tokens_per_second": ("training speed", "tokens per second"),
+    "mfu": ("model FLOPs utilization", "share of peak FLOPs"),
+}
+ALONG = ("step", "tokens", "seconds")
+
+# Okabe and Ito's palette, told apart by colour-blind readers too; its yellow is too faint for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#666666"
+DIRECTLY_LABELLED = 6  # more lines than this in a panel are told apart by a legend
+
+# Logged at every step, these jump from batch to batch: a smooth line is drawn over the faint raw one.
+NOISY = ("loss", "grad_norm", "accuracy", "tokens_per_second", "mfu")
+
+
+def draw_curves(
+    histories: Mapping[str, History],
+    path: str | Path,
+    *,
+    x: str = "step",
+    y: Sequence[str] = ("loss", "val_loss"),
+    title: str = "",
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
+    """Draw `y` of each run along "step", "tokens" or "seconds" into an image file, a panel for each unit; returns its path.
+
+    `levels` adds labelled horizontal lines to the panel of a quantity: {"val_bpb": {"order-3 n-gram": 2.1}}. Quantities that no run
+    has yet are left out. Raises ValueError on an unknown quantity, or when nothing is left to draw.
+    """
+    unknown = [name for name in y if name not in QUANTITIES]
+    if unknown or x not in ALONG:
+        raise ValueError(
+            f"can't draw {', '.join(unknown)} along {x}: choose from {', '.join(QUANTITIES)} along {', '.join(ALONG)}"
+        )
+    series = _series(histories, x, y)
+    if not series:
+        raise ValueError(f"{', '.join(histories)} {'has' if len(histories) == 1 else 'have'} no {', '.join(y)} to draw yet")
+    scale, x_label = _x_axis(x, series)
+    panels = list(dict.fromkeys(QUANTITIES[quantity][1] for quantity in y if any(q == quantity for _, q in series)))
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Figure without pyplot: no window, no global state, whatever backend is configured.
+    figure = Figure(figsize=(8, 1.2 + 3.2 * len(panels)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title or _default_title(histories), fontsize=12, fontweight="bold")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(histories)}
+    for axis, unit in zip(axes, panels, strict=True):
+        lines = {key: (xs * scale, ys) for key, (xs, ys) in series.items() if QUANTITIES[key[1]][1] == unit}
+        _draw_panel(axis, unit, lines, colours)
+        for quantity, marks in (levels or {}).items():
+            if QUANTITIES[quantity][1] == unit:
+                _draw_levels(axis, marks)
+    axes[-1].set_xlabel(x_label)
+    path = Path(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ValueError(f"can't write {path}: {error.strerror}") from error
+    return path
+
+
+Lines = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]  # (run, quantity) -> (x, y)
+
+
+def _series(histories: Mapping[str, History], x: str, y: Sequence[str]) -> Lines:
+    along = "elapsed" if x == "seconds" else x
+    found = {(name, quantity): history.series(quantity, along) for name, history in histories.items() for quantity in y}
+    return {key: (xs, ys) for key, (xs, ys) in found.items() if np.isfinite(xs + ys).any()}
+
+
+def _x_axis(x: str, series: Lines) -> tuple[float, str]:
+    """(factor to the unit shown, axis label): seconds turn into the unit in which the longest run is some tens."""
+    if x == "step":
+        return 1.0, "optimizer step"
+    if x == "tokens":
+        return 1.0, "training tokens"
+    longest = max(float(np.nanmax(xs)) for xs, _ in series.values())
+    for unit, seconds in (("hours", 3600.0), ("minutes", 60.0)):
+        if longest >= 3 * seconds:
+            return 1 / seconds, f"{unit} of training"
+    return 1.0, "seconds of training"
+
+
+def _default_title(histories: Mapping[str, History]) -> str:
+    return ", ".join(histories) if len(histories) <= 3 else f"{len(histories)} runs"
+
+
+def _draw_panel(axis: Any, unit: str, lines: Lines, colours: Mapping[str, str]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    quantities = list(dict.fromkeys(quantity for _, quantity in lines))
+    runs = list(dict.fromkeys(run for run, _ in lines))
+    ends = []
+    for (run, quantity), (xs, ys) in lines.items():
+        label = " ".join([run] * (len(runs) > 1) + [QUANTITIES[quantity][0]] * (len(quantities) > 1))
+        colour = colours[run]
+        if len(runs) == 1:
+            colour = COLOURS[quantities.index(quantity)]
+        ends.append((*_draw_line(axis, quantity, xs, ys, colour, label), colour, label))
+    axis.set_ylabel(unit)
+    axis.grid(color="#e5e5e5", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if len(ends) <= DIRECTLY_LABELLED:
+        _label_ends(axis, ends)
+    else:
+        axis.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _draw_line(axis: Any, quantity: str, xs: np.ndarray, ys: np.ndarray, colour: str, label: str) -> tuple[float, float]:
+    """Draws one curve; returns the point where it ends."""
+    if quantity in NOISY:
+        axis.plot(xs, ys, color=colour, linewidth=0.6, alpha=0.25)
+        ys = smooth(ys)
+        axis.plot(xs, ys, color=colour, linewidth=1.8, label=label)
+    elif quantity == "learning_rate":
+        axis.plot(xs, ys, color=colour, linewidth=1.8, label=label)
+    else:
+        axis.plot(xs, ys, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), marker="o", markersize=3.5, label=label)
+    last = np.flatnonzero(np.isfinite(xs + ys))[-1]
+    return float(xs[last]), float(ys[last])
+
+
+def smooth(ys: np.ndarray) -> np.ndarray:
+    """A Gaussian mean over neighbours, 1% of the curve wide, [N] -> [N]. Non-finite values stay out of it and stay gaps.
+
+    Centred, unlike a moving average, so that the line neither lags behind the loss nor starts at its first noisy value.
+    """
+    width = len(ys) / 100
+    if width < 0.5:
+        return ys
+    reach = int(np.ceil(3 * width))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    finite = np.isfinite(ys)
+    # Weights outside the curve and at gaps are zero, so dividing by their sum keeps a constant constant.
+    total = np.convolve(np.where(finite, ys, 0.0), kernel, mode="full")[reach : reach + len(ys)]
+    weight = np.convolve(finite.astype(float), kernel, mode="full")[reach : reach + len(ys)]
+    return np.where(finite, total / np.where(finite, weight, 1.0), np.nan)
+
+
+def _label_ends(axis: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Each curve's name and last value at the right, moved apart where they would overlap."""
+    low, high = axis.get_ylim()
+    spacing = 0.065 * (high - low)
+    right = max(x for x, _, _, _ in ends)
+    place = -np.inf
+    for _, y, colour, label in sorted(ends, key=lambda end: end[1]):
+        place = max(y, place + spacing)
+        axis.annotate(
+            f"{label} {y:.4g}".strip(),
+            xy=(right, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            verticalalignment="center",
+            annotation_clip=False,
+        )
+
+
+def _draw_levels(axis: Any, marks: Mapping[str, float]) -> None:
+    for label, value in marks.items():
+        axis.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
+        axis.annotate(
+            f"{label} {value:.4g}",
+            xy=(1.0, value),
+            xycoords=axis.get_yaxis_transform(),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=9,
+            horizontalalignment="right",
+        )

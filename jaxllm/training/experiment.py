@@ -1,0 +1,131 @@
+"""Everything that defines a run: the value an experiment file returns and `config.json` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxllm.data.config import DataConfig
+from jaxllm.models.config import ModelConfig
+from jaxllm.parallel.mesh import MeshConfig
+from jaxllm.tokenizers.config import TokenizerConfig
+from jaxllm.training.optimizers import OptimizerConfig
+
+CONFIG_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how much at a time, and what is watched."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    batch_size: int = 32
+    """Rows of context_length tokens in one optimizer step, over all devices and microbatches."""
+    accumulation: int = 1
+    """Microbatches that a step is computed in, one after another, to save memory."""
+    seed: int = 0
+    """Seed of the initial parameters and of dropout."""
+    grad_clip: float = 1.0
+    """Gradients with a larger global norm are scaled down to it; 0 turns clipping off."""
+    z_loss: float = 0.0
+    """Weight of log(Z)^2, which keeps the softmax's normalizer near 1 (PaLM uses 1e-4)."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the parameters with this decay and evaluate it; 0 keeps none."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass keeps of each layer: everything, results of weight products, or only its input."""
+    eval_every: int = 100
+    """Steps between evaluations on the validation part; 0 evaluates at the end only."""
+    eval_batches: int = 0
+    """Batches of an evaluation; 0 means the whole validation part."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training.batch_size={self.batch_size} must be a multiple of training.accumulation={self.accumulation}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}")
+        for name in ("grad_clip", "z_loss", "eval_every", "eval_batches"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept; one is always written at the start and at the end."""
+
+    every: int = 500
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """How many of the newest are kept."""
+    keep_best: int = 1
+    """How many of those with the lowest validation loss are kept."""
+    keep_every: int = 0
+    """Also keep each checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
+    asynchronous: bool = True
+    """Write in the background while training goes on."""
+
+    def __post_init__(self):
+        if self.every < 1 or self.keep_last < 1:
+            raise ValueError(
+                f"checkpoints.every and checkpoints.keep_last must be at least 1, got {self.every} and {self.keep_last}"
+            )
+        if self.keep_best < 0 or self.keep_every < 0:
+            raise ValueError("checkpoints.keep_best and checkpoints.keep_every must not be negative")
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """When a run goes back to its last good checkpoint and leaves out the batches that led astray.
+
+    A step whose loss or gradient norm is not finite never touches the parameters. The run rolls back after `max_bad_steps` of
+    these in a row, or when the loss stays more than max(spike_sigmas * s, spike_rise) above m for `spike_patience` steps in a
+    row, m and s being mean and standard deviation of the last `window` good losses.
+    """
+
+    max_bad_steps: int = 5
+    """Non-finite steps in a row that trigger a rollback."""
+    window: int = 50
+    """Good losses that the spike rule compares with; it is silent until it has so many."""
+    spike_sigmas: float = 8.0
+    """Standard deviations above the mean that count as a spike; 0 turns the spike rule off."""
+    spike_rise: float = 1.0
+    """Smallest rise in nats that counts as a spike."""
+    spike_patience: int = 3
+    """Steps in a row above the line that trigger a rollback."""
+    max_rollbacks: int = 5
+    """Rollbacks after which the run gives up with an error."""
+
+    def __post_init__(self):
+        if self.max_bad_steps < 1 or self.spike_patience < 1 or self.window < 2:
+            raise ValueError("recovery: max_bad_steps and spike_patience must be at least 1, window at least 2")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run, complete: replaying it on the same devices gives the same losses."""
+
+    name: str = "experiment"
+    """Names the run directory, runs/NAME, where none is given."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Text to ids."""
+    data: DataConfig = DataConfig()
+    """Text and how it becomes batches."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Update rule and learning-rate schedule."""
+    training: TrainingConfig = TrainingConfig()
+    """Length, batch and evaluation."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """What is saved and kept."""
+    recovery: RecoveryConfig = RecoveryConfig()
+    """What happens when the loss explodes."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices share the work."""
+    version: int = CONFIG_VERSION
+    """Version of these fields; a newer one than this jaxllm knows is refused."""

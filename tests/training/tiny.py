@@ -1,0 +1,89 @@
+"""A training job small enough to run in a second: random text that has something to learn, and batches with a position."""
+
+import numpy as np
+
+from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
+from jaxllm.objectives.next_token import next_token
+from jaxllm.training.experiment import CheckpointConfig, Experiment, RecoveryConfig, TrainingConfig
+from jaxllm.training.loop import Job, Silent
+from jaxllm.training.optimizers import OptimizerConfig
+
+MODEL = ModelConfig(
+    vocab_size=64,
+    context_length=16,
+    d_model=16,
+    num_layers=2,
+    attention=AttentionConfig(num_heads=2, num_kv_heads=1),
+    mlp=MLPConfig(d_ff=32, activation="silu", gated=True),
+)
+
+
+def experiment(steps=12, every=4, *, model=MODEL, optimizer=None, recovery=None, mesh=None, **training) -> Experiment:
+    extra = {} if mesh is None else {"mesh": mesh}
+    return Experiment(
+        name="tiny",
+        model=model,
+        optimizer=optimizer or OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        training=TrainingConfig(**{"steps": steps, "batch_size": 8, "eval_every": 0, **training}),
+        checkpoints=CheckpointConfig(every=every),
+        recovery=recovery or RecoveryConfig(),
+        **extra,
+    )
+
+
+def batch(seed: int, rows: int = 8, length: int = 16, vocab: int = 64) -> dict[str, np.ndarray]:
+    """Two packed documents a row; each token is the one before plus a step that the document keeps."""
+    random = np.random.default_rng(seed)
+    half = length // 2
+    start, stride = random.integers(0, vocab, (2, rows, 2, 1))
+    tokens = (start + (1 + stride % 3) * np.arange(half + 1)) % vocab
+    flat = lambda x: np.ascontiguousarray(x.reshape(rows, length)).astype(np.int32)  # noqa: E731
+    return {
+        "tokens": flat(tokens[..., :-1]),
+        "targets": flat(tokens[..., 1:]),
+        "weights": np.ones((rows, length), np.float32),
+        "segment_ids": flat(np.broadcast_to([[[1], [2]]], (rows, 2, half))),
+        "positions": flat(np.broadcast_to(np.arange(half), (rows, 2, half))),
+    }
+
+
+class Batches:
+    """Batch n is made from seed n; `poison` replaces the weights of some batches, as a broken document would."""
+
+    def __init__(self, poison: dict[int, float] | None = None):
+        self.next = 0
+        self.poison = poison or {}
+
+    def __next__(self):
+        result = batch(self.next)
+        if self.next in self.poison:
+            result["weights"][:] = self.poison[self.next]
+        self.next += 1
+        return result
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def job(config: Experiment, batches: Batches | None = None) -> Job:
+    return Job(
+        experiment=config,
+        spec=decoder_spec(config.model),
+        objective=next_token(config.model, z_loss=config.training.z_loss, remat=config.training.remat),
+        batches=batches or Batches(),
+        validation=[batch(1000), batch(1001)],
+        token_bytes=np.ones(config.model.vocab_size, np.int32),
+        flops_per_token=1e6,
+        peak_flops=None,
+    )
