@@ -1,0 +1,39 @@
+"""A directory that is there as a whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Gives an empty directory to fill; when the `with` block ends, it is synced and renamed to `directory`.
+
+    If the block raises, what was written is removed and `directory` stays as it was. A process that is killed leaves
+    at most a hidden directory beside it. Raises FileExistsError if `directory` is there already and not empty.
+    """
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise FileExistsError(f"{directory} already exists; open it, name another directory, or remove it")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # The scratch directory is made beside the target, since a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        staged = Path(scratch) / directory.name
+        staged.mkdir()
+        yield staged
+        for parent, _, names in os.walk(staged):
+            for name in names:
+                _sync(os.path.join(parent, name))
+            _sync(parent)
+        os.rename(staged, directory)
+        _sync(directory.parent)
+
+
+def _sync(path: str | Path) -> None:
+    """Waits until a file's or directory's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
