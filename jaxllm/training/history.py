@@ -19,8 +19,8 @@ Row = dict[str, Any]
 class History:
     """The rows of a run that still hold: what was logged and then rolled back or run again is left out.
 
-    `training` and `evaluations` ascend in step. To the numbers that the log holds, training rows add `elapsed`: the seconds of
-    training up to and including this step, spent on steps that were rolled back too.
+    `training` and `evaluations` ascend in step. To what the log holds, training rows add `elapsed`: the seconds of
+    training up to and including this step, those of steps that were rolled back too.
     """
 
     training: tuple[Row, ...] = ()
@@ -31,8 +31,8 @@ class History:
     def series(self, quantity: str, along: str = "step") -> tuple[np.ndarray, np.ndarray]:
         """(x, y), float64 [N] each: `quantity` at every row that has it, along "step", "tokens" or "elapsed".
 
-        Evaluation rows have only their step; their tokens and seconds are those of the training row before. Logged "nan" and
-        "inf" come back as such.
+        Evaluation rows have only their step: their tokens and seconds are those of the training row of that step, or
+        lie between those around it. Logged "nan" and "inf" come back as such.
         """
         rows = [row for row in (*self.training, *self.evaluations) if quantity in row]
         y = np.array([_number(row[quantity]) for row in rows])
@@ -61,7 +61,7 @@ class History:
 def read_history(directory: str | Path) -> History:
     """The history of a run directory, empty before the first row. Raises ValueError if there is no such directory.
 
-    A last line that is still being written is ignored; any other that is no JSON object is counted in `unreadable_lines`.
+    A last line that is still being written is ignored; any other that is no row is counted in `unreadable_lines`.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -172,7 +172,7 @@ def summarize(directory: str | Path) -> Summary:
 
 
 def planned_steps(directory: Path) -> int | None:
-    """`training.steps` of config.json, read without building the config so that runs of other versions are listed too."""
+    """`training.steps` of config.json; the config is not built, so that runs of other versions are listed too."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_bytes())

@@ -1,0 +1,27 @@
+"""What every test runs under. All of it is environment, so that processes which a test starts run under it too."""
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+
+assert "jax" not in sys.modules, "jax reads its environment when it is imported, which must not come before this file"
+
+# A mesh of eight devices is what the sharding tests are about; on a machine with an accelerator, ask for it by name.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+# Most of the suite's time goes into compiling the same small programs, in each of its processes and at each run again.
+# The folder is this checkout's own: a cache shared between machines could hold code for another processor.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Nothing may reach for a display or a download.
+os.environ["MPLBACKEND"] = "agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# The first example of a test compiles, so a time limit per example would measure that.
+settings.register_profile("jaxllm", deadline=None, print_blob=True)
+settings.load_profile("jaxllm")
