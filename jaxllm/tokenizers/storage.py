@@ -1,0 +1,63 @@
+"""The file `tokenizer.json`: written as a whole or not at all, and read back as a JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "tokenizer.json"
+
+
+def write(directory: str | PathLike[str], description: dict[str, Any]) -> None:
+    """Writes tokenizer.json into a directory, which is made if need be.
+
+    Whoever looks, at any moment and also after a crash, finds no directory, the old file or the new one. Raises
+    OSError if the directory can't be written.
+    """
+    directory = Path(directory)
+    text = json.dumps(description, ensure_ascii=False, indent=1) + "\n"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # The scratch directory lies beside the target, since a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        staged = Path(scratch) / directory.name
+        staged.mkdir()
+        with open(staged / FILE_NAME, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if directory.is_dir():
+            os.replace(staged / FILE_NAME, directory / FILE_NAME)
+        else:
+            os.rename(staged, directory)
+
+
+def read(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """The path and the content of the tokenizer.json in a directory; `path` may also name the file itself.
+
+    Raises ValueError, naming the file, if it is not there or holds no JSON object.
+    """
+    path = Path(path)
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{file}: there is no tokenizer here; name the directory of a {FILE_NAME}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: is not a readable JSON file: {error}") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(description).__name__}")
+    return file, description
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json.loads itself lets the last of two equal keys win, and a token would silently lose its id."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {repeated!r} occurs twice in one object")
+    return content
