@@ -3,7 +3,7 @@
 The float32 logits of a whole batch are the largest array of a training step (8 x 1024 tokens of GPT-2 take 1.6 GB). Here only one
 chunk of them lives at any moment, and the gradients are formed in the same pass, so the backward pass has no logits to recompute.
 
-Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary.
+Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary, N shards of the batch.
 """
 
 from __future__ import annotations
@@ -55,35 +55,44 @@ def reference_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, *, z_loss: f
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _chunked(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
+    head = _gathered(head_VD, x_BTD.dtype)
+
     def body(sums, arrays):
-        _, _, chunk_sums = _chunk_terms(*arrays, head_VD)
+        _, _, chunk_sums = _chunk_terms(*arrays, head)
         return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-    sums, _ = jax.lax.scan(body, _zero_sums(), _chunks(chunk, x_BTD, targets_BT, weights_BT))
-    return sums.nll + z_loss * sums.z, sums
+    sums_B, _ = jax.lax.scan(body, _zero_sums(x_BTD.shape[0]), _chunks(chunk, x_BTD, targets_BT, weights_BT))
+    return _total(sums_B, z_loss)
 
 
 def _chunked_forward(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
     """One pass gives loss and gradients: the loss is a scalar, so its cotangent can be multiplied in later."""
-    head = head_VD.astype(x_BTD.dtype)
+    head, shards = _gathered(head_VD, x_BTD.dtype), _batch_shards()
 
     def body(carry, arrays):
-        sums, grad_head = carry
+        sums_B, grad_head_NVD = carry
         x_BCD, targets, weights = arrays
-        probabilities, log_z, chunk_sums = _chunk_terms(x_BCD, targets, weights, head_VD)
+        probabilities, log_z, chunk_sums = _chunk_terms(x_BCD, targets, weights, head)
         scale = weights * (1 + 2 * z_loss * log_z)
-        onehot = targets[..., None] == jnp.arange(head_VD.shape[0], dtype=targets.dtype)
+        onehot = targets[..., None] == jnp.arange(head.shape[0], dtype=targets.dtype)
         grad_logits = (probabilities * scale[..., None] - jnp.where(onehot, weights[..., None], 0)).astype(x_BCD.dtype)
         grad_x = jnp.einsum("BCV,VD->BCD", grad_logits, head)
-        grad_head = grad_head + jnp.einsum("BCV,BCD->VD", grad_logits, x_BCD, preferred_element_type=jnp.float32)
-        grad_head = constrain(grad_head, "vocab", "embed")
-        return (jax.tree.map(jnp.add, sums, chunk_sums), grad_head), grad_x
+        by_shard = lambda a: a.reshape(shards, -1, *a.shape[1:])  # noqa: E731
+        grad_head_NVD += jnp.einsum(
+            "NBCV,NBCD->NVD", by_shard(grad_logits), by_shard(x_BCD), preferred_element_type=jnp.float32
+        )
+        grad_head_NVD = constrain(grad_head_NVD, "batch", "vocab", None)
+        return (jax.tree.map(jnp.add, sums_B, chunk_sums), grad_head_NVD), grad_x
 
-    start = (_zero_sums(), jnp.zeros(head_VD.shape, jnp.float32))
-    (sums, grad_head), grad_chunks = jax.lax.scan(body, start, _chunks(chunk, x_BTD, targets_BT, weights_BT))
+    # Each shard of the batch sums its own part of the head's gradient, and one reduction after the loop adds the parts up:
+    # a sum over the batch inside the loop would be sent over the network once a chunk.
+    grad_head_NVD = constrain(jnp.zeros((shards, *head_VD.shape), jnp.float32), "batch", "vocab", None)
+    start = (_zero_sums(x_BTD.shape[0]), grad_head_NVD)
+    (sums_B, grad_head_NVD), grad_chunks = jax.lax.scan(body, start, _chunks(chunk, x_BTD, targets_BT, weights_BT))
     grad_x = jnp.moveaxis(grad_chunks, 0, 1).reshape(x_BTD.shape)
+    grad_head = constrain(grad_head_NVD.sum(0), "vocab", "embed")
     # Only types travel with the residuals: zero-size arrays say what the gradients are cast to.
-    return (sums.nll + z_loss * sums.z, sums), (grad_x, grad_head, jnp.zeros((0,), head_VD.dtype))
+    return _total(sums_B, z_loss), (grad_x, grad_head, jnp.zeros((0,), head_VD.dtype))
 
 
 def _chunked_backward(z_loss, chunk, residuals, cotangents):
@@ -97,19 +106,34 @@ _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
 def _chunk_terms(x_BCD, targets_BC, weights_BC, head_VD):
-    """Softmax probabilities and log-partition of a chunk, and its weighted sums."""
-    logits = jnp.einsum("BCD,VD->BCV", x_BCD, head_VD.astype(x_BCD.dtype), preferred_element_type=jnp.float32)
+    """Softmax probabilities and log-partition of a chunk, and its weighted sums row by row."""
+    logits = jnp.einsum("BCD,VD->BCV", x_BCD, head_VD, preferred_element_type=jnp.float32)
     logits = constrain(logits, "batch", None, "act_vocab")
     log_z = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0]
     correct = (target_logits >= logits.max(-1)) * weights_BC
     nll = (log_z - target_logits) * weights_BC
-    sums = CrossEntropy(nll.sum(), (jnp.square(log_z) * weights_BC).sum(), correct.sum())
-    return jnp.exp(logits - log_z[..., None]), log_z, sums
+    sums_B = CrossEntropy(nll.sum(-1), (jnp.square(log_z) * weights_BC).sum(-1), correct.sum(-1))
+    return jnp.exp(logits - log_z[..., None]), log_z, sums_B
 
 
-def _zero_sums() -> CrossEntropy:
-    return CrossEntropy(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+def _gathered(head_VD, dtype):
+    """The head in the compute type with its rows whole: gathered once, before the loop over chunks."""
+    return constrain(head_VD.astype(dtype), "vocab", None)
+
+
+def _zero_sums(rows: int) -> CrossEntropy:
+    return CrossEntropy(*(constrain(jnp.zeros((rows,), jnp.float32), "batch") for _ in range(3)))
+
+
+def _total(sums_B: CrossEntropy, z_loss: float):
+    sums = jax.tree.map(jnp.sum, sums_B)
+    return sums.nll + z_loss * sums.z, sums
+
+
+def _batch_shards() -> int:
+    layout = current_layout()
+    return layout.batch_shards if layout else 1
 
 
 def _chunks(chunk: int, *arrays):
@@ -120,7 +144,6 @@ def _chunks(chunk: int, *arrays):
 
 def _pick_chunk(batch: int, length: int, vocab: int) -> int:
     """The longest divisor of the length, short of the length itself, whose logits fit the budget on each device."""
-    layout = current_layout()
-    rows = max(1, batch // (layout.batch_shards if layout else 1))
+    rows = max(1, batch // _batch_shards())
     fitting = [c for c in range(1, max(2, length // 2 + 1)) if length % c == 0 and rows * c * vocab <= CHUNK_ELEMENTS]
     return max(fitting, default=1)

@@ -3,12 +3,17 @@
 A checkpoint of step n is the directory `checkpoints/n` with four items: `params` (what a model needs), `ema` (if kept),
 `training` (optimizer state, counters, random key) and `progress` (JSON: data iterator, recovery, digests, config, ...). Arrays are
 stored under flat names, `segments.0.0.mixer.query`, whatever the containers that held them, in global shape, so that they can be
-restored onto any mesh. Orbax writes to a temporary directory and renames it, so a checkpoint is whole or absent.
+restored onto any mesh. Orbax writes to a temporary directory and renames it, so a checkpoint is whole or absent. What a disk does
+to it later is seen by the digests of its arrays and the checksum of its progress.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +27,7 @@ from jaxllm.training.experiment import CheckpointConfig
 from jaxllm.training.state import TrainState
 
 Arrays = dict[str, jax.Array]
+Records = dict[str, list]  # by name: [type and shape, digest]
 
 
 class CheckpointError(ValueError):
@@ -40,14 +46,26 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for the last save."""
 
     def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
-        self.directory = epath.Path(directory)
+        directory = epath.Path(directory)
+        # Orbax refuses relative paths; `absolute` would mistake gs:// for one.
+        self.directory = directory if directory.is_absolute() else directory.absolute()
+        self._val_losses: dict[int, float] = {}
+        self._saving: int | None = None
+        logging.getLogger("absl").addFilter(_is_no_echo)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_preservation(config),
+            preservation_policy=_preservation(config, self._val_losses),
             enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=True,
             step_prefix=None,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.directory} cannot be written ({error.strerror}): choose another run directory with --run DIR"
+            ) from error
+        for step in self.steps():
+            self._remember(step)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -69,17 +87,17 @@ class Checkpoints:
 
         Raises CheckpointError if this or the previous save failed. Everything in `progress` must be JSON.
         """
-        step = int(state.step)
+        self.wait()
+        step = self._saving = int(state.step)
         items = _items(state)
-        progress = {**progress, "step": step, "digests": {name: digests(arrays) for name, arrays in items.items()}}
+        records = {item: _records(arrays) for item, arrays in items.items()}
+        progress = {**progress, "step": step, "val_loss": val_loss, "arrays": records}
         arguments = {name: ocp.args.StandardSave(arrays) for name, arrays in items.items()}
+        if val_loss is not None and math.isfinite(val_loss):
+            self._val_losses[step] = val_loss
         try:
-            self._manager.check_for_errors()
             self._manager.save(
-                step,
-                args=ocp.args.Composite(progress=ocp.args.JsonSave(progress), **arguments),
-                metrics=None if val_loss is None else {"val_loss": val_loss},
-                force=True,
+                step, args=ocp.args.Composite(progress=ocp.args.JsonSave(_sealed(progress)), **arguments), force=True
             )
         except Exception as error:
             raise self._failed(step, error) from error
@@ -90,45 +108,59 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._failed(None, error) from error
+            raise self._failed(self._saving, error) from error
 
     def restore(self, target: TrainState) -> Restored | None:
         """The newest checkpoint that is whole, in the shapes and shardings of `target`; None where there is none.
 
-        A damaged one (unreadable, or arrays that do not match their digests) is moved aside to `damaged-STEP` and the one
-        before it is tried. Raises CheckpointError when checkpoints exist but none can be read, and when a readable one does
-        not fit `target`: each missing, unexpected or misshapen array is named.
+        A damaged one (unreadable, or arrays that do not match their digests) is passed over for the one before it, and moved
+        aside to `damaged-STEP` once that proves whole: if none does, the fault may lie elsewhere, and all stay where they are.
+        Raises CheckpointError when checkpoints exist but none can be read, and when a readable one does not fit `target`: each
+        missing, unexpected or misshapen array is named.
         """
-        damaged: list[str] = []
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 state, progress = _read(self.directory / str(step), target)
             except Mismatch:
                 raise
             except Exception as error:
-                aside = self.directory.parent / f"damaged-{step}"
-                damaged.append(f"checkpoint {step} is damaged ({_first_line(error)}); moved to {aside}")
-                self._set_aside(step, aside)
+                damaged[step] = f"checkpoint {step} is damaged ({_first_line(error)})"
                 continue
-            return Restored(state, progress, step, tuple(damaged))
+            moved = tuple(f"{why}; moved to {self._set_aside(broken)}" for broken, why in damaged.items())
+            return Restored(state, progress, step, moved)
         if damaged:
-            raise CheckpointError("no usable checkpoint is left:\n  " + "\n  ".join(damaged))
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be used; move the directory away to start from step 0:\n  "
+                + "\n  ".join(damaged.values())
+            )
         return None
 
-    def _set_aside(self, step: int, aside: epath.Path) -> None:
+    def _set_aside(self, step: int) -> epath.Path:
+        aside = self.directory.parent / f"damaged-{step}"
         if jax.process_index() == 0:
             if aside.exists():
                 aside.rmtree()
             (self.directory / str(step)).rename(aside)
+        self._val_losses.pop(step, None)
         self._manager.reload()
+        return aside
 
-    def _failed(self, step: int | None, error: Exception) -> CheckpointError:
+    def _remember(self, step: int) -> None:
+        """The validation loss of a checkpoint on disk, for the rule that keeps the best."""
+        try:
+            val_loss = _read_progress(self.directory / str(step))["val_loss"]
+        except Exception:  # `restore` is where damage is reported
+            return
+        if val_loss is not None and math.isfinite(val_loss):
+            self._val_losses[step] = val_loss
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
         kept = [s for s in self.steps() if s != step]
-        which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        intact = f"The checkpoint of step {kept[-1]} is intact: free space or fix the path, then run the same command to resume"
+        intact = f"The checkpoint of step {kept[-1]} is intact" if kept else "There is no earlier checkpoint"
         return CheckpointError(
-            f"could not write {which} in {self.directory}: {_first_line(error)}. "
-            + (intact if kept else "There is no earlier checkpoint")
+            f"could not write the checkpoint of step {step} in {self.directory}: {_first_line(error)}. {intact}: "
+            "free space or fix the path, then run the same command to resume"
         )
 
 
@@ -142,48 +174,73 @@ def restore_item(directory: epath.PathLike, item: str, target: Any) -> Any:
     Raises Mismatch naming each array that does not fit, CheckpointError when the contents do not match their digests.
     """
     directory = epath.Path(directory)
-    return _read_item(directory, item, target, _read_progress(directory)["digests"][item])
+    return _read_item(directory, item, target, _read_progress(directory)["arrays"][item])
 
 
 def _read(directory: epath.Path, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    progress = _read_progress(directory)
-    parts = {}
-    for item, tree in _trees(target).items():
-        if item not in progress["digests"]:
-            raise Mismatch(f"{directory} holds no {item!r}: it was written by a run with training.ema_decay=0")
-        parts[item] = _read_item(directory, item, tree, progress["digests"][item])
-    state = TrainState(params=parts["params"], ema=parts.get("ema"), **parts["training"])
-    return state, progress
+    progress, trees = _read_progress(directory), _trees(target)
+    records = progress["arrays"]
+    if records.keys() != trees.keys():
+        raise Mismatch(
+            f"{directory} holds {', '.join(records)}; this run keeps {', '.join(trees)}: "
+            "training.ema_decay must stay 0 or stay above 0"
+        )
+    parts = {item: _read_item(directory, item, tree, records[item]) for item, tree in trees.items()}
+    return TrainState(params=parts["params"], ema=parts.get("ema"), **parts["training"]), progress
+
+
+def _sealed(progress: dict[str, Any]) -> dict[str, Any]:
+    """With a checksum over everything else."""
+    progress = json.loads(json.dumps(progress))
+    return {**progress, "checksum": _checksum(progress)}
 
 
 def _read_progress(directory: epath.Path) -> dict[str, Any]:
-    return json.loads((directory / "progress" / "metadata").read_text())
+    progress = json.loads((directory / "progress" / "metadata").read_text())
+    if progress.pop("checksum") != _checksum(progress):
+        raise CheckpointError("contents of its progress differ from what was saved")
+    return progress
 
 
-def _read_item(directory: epath.Path, item: str, target: Any, expected: dict[str, int]) -> Any:
+def _checksum(progress: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
+
+
+def _read_item(directory: epath.Path, item: str, target: Any, records: Records) -> Any:
     wanted = flatten(target)
-    with ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.metadata(directory / item).item_metadata
-        _compare(directory / item, wanted, {name: tuple(found[name].shape) for name in found})
-        arrays = checkpointer.restore(directory / item, wanted)
-    actual = digests(arrays)
-    broken = [name for name in expected if actual[name] != expected[name]]
+    _compare(directory / item, wanted, records)
+    # The handler itself: a checkpointer around it would look for metadata that only whole checkpoints have, and warn.
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        arrays = handler.restore(directory / item, args=ocp.args.StandardRestore(wanted))
+    finally:
+        handler.close()
+    found = _records(arrays)
+    broken = [name for name in wanted if found[name] != records[name]]
     if broken:
         raise CheckpointError(f"contents of {', '.join(broken[:4])} differ from what was saved")
-    return jax.tree.unflatten(jax.tree.structure(target), list(arrays[name] for name in wanted))
+    return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
 
 
-def _compare(where: epath.Path, wanted: Arrays, found: dict[str, tuple[int, ...]]) -> None:
-    problems = [f"missing: {name} {wanted[name].shape}" for name in wanted if name not in found]
-    problems += [f"unexpected: {name} {found[name]}" for name in found if name not in wanted]
+def _compare(where: epath.Path, wanted: Arrays, records: Records) -> None:
+    problems = [f"missing: {name} {_kind(wanted[name])}" for name in wanted if name not in records]
+    problems += [f"unexpected: {name} {kind}" for name, (kind, _) in records.items() if name not in wanted]
     problems += [
-        f"shape: {name} is {found[name]} in the checkpoint, {wanted[name].shape} in the model"
+        f"different: {name} is {records[name][0]} in the checkpoint, {_kind(wanted[name])} in the model"
         for name in wanted
-        if name in found and found[name] != wanted[name].shape
+        if name in records and records[name][0] != _kind(wanted[name])
     ]
     if problems:
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise Mismatch(f"{where} does not fit this model:\n  " + "\n  ".join(problems[:20]) + more)
+        raise Mismatch(f"{where} does not fit this model:\n  " + "\n  ".join(problems))
+
+
+def _records(arrays: Arrays) -> Records:
+    return {name: [_kind(arrays[name]), digest] for name, digest in digests(arrays).items()}
+
+
+def _kind(array: Any) -> str:
+    """`float32[64, 16]`"""
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def flatten(tree: Any) -> Arrays:
@@ -202,21 +259,37 @@ def _items(state: TrainState) -> dict[str, Arrays]:
     return {name: flatten(tree) for name, tree in _trees(state).items()}
 
 
-def _preservation(config: CheckpointConfig) -> checkpoint_managers.PreservationPolicy:
-    policies = [checkpoint_managers.LatestN(config.keep_last)]
+def _preservation(config: CheckpointConfig, val_losses: dict[int, float]) -> checkpoint_managers.PreservationPolicy:
+    policies = [checkpoint_managers.LatestN(config.keep_last), _Best(config.keep_best, val_losses)]
     if config.keep_every:
         policies.append(checkpoint_managers.EveryNSteps(config.keep_every))
-    if config.keep_best:
-        policies.append(
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics["val_loss"],
-                reverse=True,
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
     return checkpoint_managers.AnyPreservationPolicy(policies)
 
 
+@dataclass
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps those with the lowest validation loss. Orbax's own rule forgets the losses when the process ends."""
+
+    n: int
+    val_losses: dict[int, float]  # by step; those that were not evaluated are absent
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        best = sorted((step for step in steps if step in self.val_losses), key=self.val_losses.__getitem__)[: self.n]
+        return [step in best for step in steps]
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Without the middle if it is long: such messages name what was done first and what went wrong last."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Orbax logs an error with its traceback in each thread that it passes through, and then raises it: that is enough."""
+    return "orbax" not in record.pathname or record.levelno < logging.ERROR

@@ -6,7 +6,7 @@ A step is dispatched before the metrics of the step before it are read, so the d
 
 from __future__ import annotations
 
-import contextlib
+import json
 import math
 import time
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxllm import config as configs
 from jaxllm.models.declare import Spec, count
 from jaxllm.objectives.next_token import Batch, Metrics, Objective
 from jaxllm.parallel.mesh import make_mesh
@@ -102,7 +103,7 @@ class Trainer:
     def run(self) -> Outcome:
         with (
             Checkpoints(self.directory / "checkpoints", self.job.experiment.checkpoints) as self.checkpoints,
-            contextlib.closing(MetricsLog(self.directory)) as self.log,
+            MetricsLog(self.directory) as self.log,
             StopRequest() as stop,
         ):
             self._compile()
@@ -115,9 +116,10 @@ class Trainer:
                 stopping = bool(stop)
                 self._settle(stopping)
             self.profile.stop()
+            self.checkpoints.wait()
             if stopping and self.step < self.config.steps:
                 self.reporter.say(
-                    f"{stop.signal.name} received: saved step {self.step} of {self.config.steps}; "
+                    f"{stop.signal.name} received: step {self.checkpoints.steps()[-1]} of {self.config.steps} is saved; "
                     "run the same command to resume"
                 )
         return Outcome(
@@ -170,6 +172,7 @@ class Trainer:
     def _resume_or_start(self) -> None:
         restored = self.checkpoints.restore(self.target)
         if restored is None:
+            self.log.truncate(0)  # of a run that was killed before its first checkpoint was whole
             self.state = make_state(
                 self.job.spec, self.optimizer, self.shardings, seed=self.config.seed, ema=self.config.ema_decay > 0
             )
@@ -190,6 +193,7 @@ class Trainer:
 
     def _take(self, state: TrainState, progress: dict[str, Any]) -> None:
         self.state, self.step, self.val = state, progress["step"], progress["val"]
+        self._evaluated_at = -1
 
     # A step, and what follows it
 
@@ -214,8 +218,8 @@ class Trainer:
             return
         if evaluation_due and not stopping:
             self._evaluate()
-        # A checkpoint in the middle of a bad stretch is no place to go back to; a stop request can't be choosy.
-        if save_due and (last or stopping or not self.watch.suspicious):
+        # The middle of a bad stretch is no place to go back to. A run that is stopped there resumes before it and sees it again.
+        if save_due and (last or not self.watch.suspicious):
             self._save(evaluation_due=evaluation_due and stopping)
 
     def _read_pending(self) -> str | None:
@@ -259,7 +263,10 @@ class Trainer:
             if index >= limit:
                 break
             sums.append(self.evaluate_batch(params, self._place(batch)))
-        nll, weight, size = (sum(float(s[name]) for s in jax.device_get(sums)) for name in ("nll", "weight", "bytes"))
+        sums = jax.device_get(sums)
+        nll, weight, size = (sum(float(s[name]) for s in sums) for name in ("nll", "weight", "bytes"))
+        if not weight:
+            raise ValueError("the validation part holds no target to predict: give more text, or validate on a larger part")
         # A model of a bare vocabulary of special tokens would stand for no bytes.
         self.val = {"val_loss": nll / weight, "val_bpb": nll / math.log(2) / size if size else math.nan}
         self._evaluated_at = self.step
@@ -275,6 +282,7 @@ class Trainer:
             "metrics_bytes": self.log.offset(),
             "val": self.val,
             "evaluation_due": evaluation_due,
+            "config": json.loads(configs.to_json(self.job.experiment)),
         }
         self.checkpoints.save(self.state, progress, self.val["val_loss"] if self._evaluated_at == self.step else None)
         self._clock = time.perf_counter()
@@ -283,9 +291,12 @@ class Trainer:
         """Back to the last checkpoint, but not back in the data: the batches since then are left out (PaLM, section 5.1)."""
         came_from = self.step
         self.checkpoints.wait()
+        self.state = None  # its memory is needed for the one to go back to
         restored = self.checkpoints.restore(self.target)
         if restored is None:
             raise FloatingPointError(f"{reason} at step {came_from}, and there is no checkpoint to go back to")
+        for line in restored.damaged:
+            self.reporter.say(line)
         self._pending = None
         self._take(restored.state, restored.progress)
         self.watch.rolled_back()

@@ -51,9 +51,10 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of updates done, reaching `final_ratio` of the peak at the last of `steps`.
+    """Learning rate as a function of the number of updates done, reaching `final_ratio` of the peak when `steps` are done.
 
-    The first update uses peak / warmup_steps rather than 0, which would waste it. Raises ValueError when the warmup does not fit.
+    No update is wasted at rate 0: the first uses peak / warmup_steps, the last a rate just above the final one. Raises
+    ValueError when the warmup does not fit.
     """
     peak, warmup, last = config.learning_rate, config.warmup_steps, config.final_ratio * config.learning_rate
     if warmup >= steps:
@@ -101,6 +102,7 @@ def make_optimizer(config: OptimizerConfig, spec: Spec, steps: int) -> optax.Gra
             return contrib.muon(
                 schedule,
                 beta=config.b1,
+                eps=config.epsilon,
                 weight_decay=config.weight_decay,
                 weight_decay_mask=mask,
                 adam_b1=config.b1,

@@ -37,9 +37,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held as long as the run
         except OSError as error:
-            raise ValueError(
-                f"the run directory {self.path} cannot be written ({error.strerror}): choose another with --run DIR"
-            ) from error
+            raise _unwritable(self.path, error) from error
         try:
             # The kernel drops this lock when the process ends, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,11 +96,21 @@ class RunDirectory:
                     "resume it with its own settings, or start a new run with --run DIR"
                 )
         temporary = self.config_file.with_suffix(".json.tmp")
-        temporary.write_text(configs.to_json(experiment) + "\n")
-        os.replace(temporary, self.config_file)
+        try:
+            temporary.write_text(configs.to_json(experiment) + "\n")
+            os.replace(temporary, self.config_file)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
         return experiment
 
 
 def read_config(path: str | Path) -> Experiment:
-    """The experiment in a `config.json`. Raises ValueError when it is malformed or from a newer version."""
-    return configs.from_json(Path(path).read_text(), Experiment)
+    """The experiment in a `config.json`. Raises ValueError when it is missing, malformed or from a newer version."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no run directory: it holds no {path.name}")
+    return configs.from_json(path.read_text(), Experiment, source=str(path))
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"the run directory {path} cannot be written ({error.strerror}): choose another with --run DIR")

@@ -33,7 +33,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step) if dropout else None
         loss, metrics, grads = _accumulate(objective, state.params, batch, key, config.accumulation)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         if config.grad_clip:
             grads = _scale(grads, jnp.minimum(1.0, config.grad_clip / (grad_norm + 1e-6)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,11 +1,16 @@
 """A training job small enough to run in a second: random text that has something to learn, and batches with a position."""
 
+import json
+from pathlib import Path
+
+import jax
 import numpy as np
 
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
 from jaxllm.objectives.next_token import next_token
+from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import CheckpointConfig, Experiment, RecoveryConfig, TrainingConfig
-from jaxllm.training.loop import Job, Silent
+from jaxllm.training.loop import Job, Outcome, Silent, Trainer
 from jaxllm.training.optimizers import OptimizerConfig
 
 MODEL = ModelConfig(
@@ -16,16 +21,19 @@ MODEL = ModelConfig(
     attention=AttentionConfig(num_heads=2, num_kv_heads=1),
     mlp=MLPConfig(d_ff=32, activation="silu", gated=True),
 )
+TIMING = {"seconds", "tokens_per_second", "mfu"}
 
 
-def experiment(steps=12, every=4, *, model=MODEL, optimizer=None, recovery=None, mesh=None, **training) -> Experiment:
+def experiment(
+    steps=12, every=4, *, model=MODEL, optimizer=None, checkpoints=None, recovery=None, mesh=None, **training
+) -> Experiment:
     extra = {} if mesh is None else {"mesh": mesh}
     return Experiment(
         name="tiny",
         model=model,
         optimizer=optimizer or OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
         training=TrainingConfig(**{"steps": steps, "batch_size": 8, "eval_every": 0, **training}),
-        checkpoints=CheckpointConfig(every=every),
+        checkpoints=CheckpointConfig(**{"every": every, **(checkpoints or {})}),
         recovery=recovery or RecoveryConfig(),
         **extra,
     )
@@ -69,11 +77,21 @@ class Batches:
 
 
 class Recorder(Silent):
+    """Keeps what the loop tells a person."""
+
     def __init__(self):
         self.said = []
+        self.rows = []
 
     def say(self, message):
         self.said.append(message)
+
+    def progress(self, row, steps):
+        self.rows.append(row)
+
+    def heard(self, *words):
+        """Whether one message holds all of these."""
+        return any(all(word in message for word in words) for message in self.said)
 
 
 def job(config: Experiment, batches: Batches | None = None) -> Job:
@@ -87,3 +105,31 @@ def job(config: Experiment, batches: Batches | None = None) -> Job:
         flops_per_token=1e6,
         peak_flops=None,
     )
+
+
+def train(directory: Path, config: Experiment, batches: Batches | None = None, **options) -> tuple[Outcome, Recorder]:
+    directory.mkdir(exist_ok=True)
+    reporter = Recorder()
+    return Trainer(job(config, batches), directory, reporter, **options).run(), reporter
+
+
+def rows(directory: Path) -> list[dict]:
+    """The log, without what no two runs have in common: how long things took."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
+
+
+def newest_state(directory: Path, config: Experiment) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by name."""
+    trainer = Trainer(job(config), directory, Silent())
+    with Checkpoints(directory / "checkpoints", config.checkpoints) as checkpoints:
+        return jax.device_get(flatten(checkpoints.restore(trainer.target).state))
+
+
+def assert_same_run(one: Path, other: Path, config: Experiment) -> None:
+    """Bit for bit: the losses of all steps, each step once and in order, evaluations, events, and the final state."""
+    assert rows(one) == rows(other)
+    left, right = newest_state(one, config), newest_state(other, config)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].tobytes() == right[name].tobytes(), name

@@ -1,0 +1,6 @@
+"""Lets the tests of this folder import what they share: `tiny`, a small job, and `kill_target`, a program that runs it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

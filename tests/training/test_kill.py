@@ -1,0 +1,230 @@
+"""Real processes that die: whatever is done to a run, it ends as if nothing had been.
+
+`JAXLLM_KILLS=100 pytest tests/training/test_kill.py -k any_moment` goes on for a hundred kills instead of a handful.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kill_target
+import pytest
+import tiny
+
+SHAPE = {"steps": 24, "every": 5, "eval_every": 8, "checkpoints": {"keep_last": 1}}
+# Batches 8 to 10 spoil steps 9 to 11: the run goes back to step 5 and meets batch 11 as its sixth.
+POISONED = {**SHAPE, "poison": {8: "nan", 9: "inf", 10: "nan"}, "recovery": {"max_bad_steps": 3}}
+
+
+def environment() -> dict[str, str]:
+    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {**one_device, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def start(directory: Path, shape: dict = SHAPE, **suffering) -> subprocess.Popen:
+    options = json.dumps({**shape, **suffering})
+    return subprocess.Popen(
+        [sys.executable, kill_target.__file__, str(directory), options],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def complete(directory: Path, shape: dict = SHAPE, **suffering) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of a life that nobody ends from outside."""
+    process = start(directory, shape, **suffering)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def config(shape: dict):
+    return kill_target.experiment({name: value for name, value in shape.items() if name != "poison"})
+
+
+def wait_until(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline, "the process neither ended nor got to where it was to be struck"
+        time.sleep(0.001)
+
+
+def logged(directory: Path) -> str:
+    log = directory / "metrics.jsonl"
+    return log.read_text() if log.exists() else ""
+
+
+def saving(directory: Path) -> bool:
+    return any(directory.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, Path]:
+    """Runs that nothing happened to; each is started once more when it is finished, which must change nothing."""
+    directories = {}
+    for name, shape in (("plain", SHAPE), ("poisoned", POISONED)):
+        directories[name] = directory = tmp_path_factory.mktemp("uninterrupted") / name
+        assert complete(directory, shape)[0] == 0
+        log = (directory / "metrics.jsonl").read_bytes()
+        status, out, _ = complete(directory, shape)
+        assert (status, (directory / "metrics.jsonl").read_bytes()) == (0, log)
+        assert "is finished: step 24 of 24" in out
+    return directories
+
+
+class Killer:
+    """Ends lives of a run with SIGKILL, each in one of several ways, and remembers what they were doing."""
+
+    def __init__(self, directory: Path, seed: int):
+        self.directory, self.random = directory, random.Random(seed)
+        self.struck_while_saving = 0
+
+    def strike(self, way: str) -> bool:
+        """Start a life and end it; False if it was finished before the blow fell."""
+        match way:
+            case "operation":  # at any of its operations on files, in whichever thread
+                process = start(self.directory, die_at=self.random.randint(1, 200))
+            case "first save":  # while the loop is steps ahead of it
+                process = start(self.directory, die_at=38, linger=0.03, pause=0.01)
+            case "save":
+                process = start(self.directory, linger=0.03, pause=0.01)
+                wait_until(process, lambda: saving(self.directory))
+                time.sleep(self.random.uniform(0, 0.3))
+            case "step":
+                process = start(self.directory, pause=0.02)
+                rows = len(logged(self.directory).splitlines()) + self.random.randint(1, 6)
+                wait_until(process, lambda: len(logged(self.directory).splitlines()) >= rows)
+            case "time":
+                process = start(self.directory, pause=0.02)
+                time.sleep(self.random.uniform(0.5, 3))
+        if way not in ("operation", "first save"):
+            process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        self.struck_while_saving += process.returncode == -signal.SIGKILL and saving(self.directory)
+        assert process.returncode in (0, -signal.SIGKILL)
+        return process.returncode != 0
+
+
+def assert_as_if_nothing_had_been(directory: Path, reference: Path, shape: dict = SHAPE) -> None:
+    tiny.assert_same_run(directory, reference, config(shape))
+    # Nor is anything left of what was being written or removed.
+    assert sorted(os.listdir(directory / "checkpoints")) == sorted(os.listdir(reference / "checkpoints"))
+
+
+def test_killed_at_any_moment(tmp_path, uninterrupted):
+    ways = ["first save", "operation", "save", "step", "operation", "save", "time"]
+    killer = Killer(tmp_path / "run", seed=4)
+    for way in ways:
+        killer.strike(way)
+    assert killer.struck_while_saving >= 2
+    assert complete(tmp_path / "run")[0] == 0
+    assert_as_if_nothing_had_been(tmp_path / "run", uninterrupted["plain"])
+
+
+@pytest.mark.skipif("JAXLLM_KILLS" not in os.environ, reason="JAXLLM_KILLS=N kills N times at random")
+def test_killed_at_any_moment_many_times(tmp_path, uninterrupted):
+    seed, left, run = random.randrange(10**6), int(os.environ["JAXLLM_KILLS"]), 0
+    struck_while_saving = 0
+    print(f"seed {seed}")
+    while left > 0:
+        run += 1
+        killer = Killer(tmp_path / str(run), seed + run)
+        while left > 0 and killer.strike(killer.random.choice(["first save", "operation", "save", "step", "time"])):
+            left -= 1
+        struck_while_saving += killer.struck_while_saving
+        assert complete(killer.directory)[0] == 0
+        assert_as_if_nothing_had_been(killer.directory, uninterrupted["plain"])
+    print(f"{run} runs, {struck_while_saving} blows fell during a save")
+
+
+def test_killed_after_a_rollback(tmp_path, uninterrupted):
+    reference = tiny.rows(uninterrupted["poisoned"])
+    assert [row["step"] for row in reference if row.get("event") == "rollback"] == [5]
+    process = start(tmp_path / "run", POISONED, pause=0.03)
+    wait_until(process, lambda: "rollback" in logged(tmp_path / "run"))
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert complete(tmp_path / "run", POISONED)[0] == 0
+    assert_as_if_nothing_had_been(tmp_path / "run", uninterrupted["poisoned"], POISONED)
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves_in_peace(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    process = start(run, pause=0.03)
+    wait_until(process, lambda: len(logged(run).splitlines()) >= 7)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    (saved,) = [int(name) for name in os.listdir(run / "checkpoints")]
+    assert (process.returncode, err) == (0, "")
+    assert saved >= 7
+    assert saved % 5, "this step was due to be saved anyway: the signal came at a bad moment for the test"
+    assert tiny.rows(run)[-1]["step"] == saved
+    assert f"SIGTERM received: step {saved} of 24 is saved; run the same command to resume" in out
+    status, out, err = complete(run)
+    assert (status, err) == (0, "")
+    assert f"resuming at step {saved} of 24" in out
+    assert_as_if_nothing_had_been(run, uninterrupted["plain"])
+
+
+def test_the_lock_dies_with_its_owner(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    process = start(run, pause=0.05)
+    wait_until(process, lambda: logged(run))
+    status, _, err = complete(run)
+    assert status == 2
+    assert f"another run (process {process.pid}) is using {run}" in err
+    process.kill()
+    process.communicate(timeout=60)
+    assert complete(run)[0] == 0
+    assert_as_if_nothing_had_been(run, uninterrupted["plain"])
+
+
+def test_a_file_that_cannot_grow_stops_the_run_with_the_checkpoint_before_intact(tmp_path, uninterrupted):
+    run = tmp_path / "run"
+    complete(run, terminate_at=11)
+    status, out, err = complete(run, file_limit=9000)
+    assert status == 2
+    assert "resuming at step 12" in out
+    assert "could not write the checkpoint of step 15" in err
+    assert "The checkpoint of step 12 is intact" in err
+    assert "run the same command to resume" in err
+    assert complete(run)[0] == 0
+    assert_as_if_nothing_had_been(run, uninterrupted["plain"])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own that can be filled; one needs to be root to have it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system of a few MB can be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    filler = disk / "filler"
+    room = os.statvfs(disk)
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - leave))
+    return filler
+
+
+@pytest.mark.parametrize("leave, complaint", [(40_000, "could not write"), (0, "cannot be written")])
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_disk, uninterrupted, leave, complaint):
+    run = small_disk / "run"
+    complete(run, terminate_at=11)
+    filler = fill(small_disk, leave)
+    status, _, err = complete(run)
+    assert status == 2
+    assert complaint in err
+    assert "No space left on device" in err
+    filler.unlink()
+    assert complete(run)[0] == 0
+    assert_as_if_nothing_had_been(run, uninterrupted["plain"])
