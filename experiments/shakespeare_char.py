@@ -2,8 +2,9 @@
 
     jaxllm train shakespeare_char --data.path FILE
 
-nanoGPT's recipe (4 layers, 4 heads, width 128, context 64, 2,000 steps of 12 rows: 1,536,000 tokens) ends at a validation loss of
-1.88 on the last tenth of the text. This one has the same shape and must get there in half of the tokens.
+nanoGPT's recipe (4 layers, 4 heads, width 128, context 64, 2,000 steps of 12 rows: 1,536,000 tokens) ends at a
+validation loss of 1.88 on the last tenth of the text. This one has the same shape and must get there in half of the
+tokens.
 """
 
 from jaxllm.data.config import DataConfig

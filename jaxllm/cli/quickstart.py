@@ -13,7 +13,9 @@ def run(arguments: list[str]) -> int:
         description="Train a small language model on the documentation that ships with Python, and write a report. "
         "Further options, such as --training.steps=100, override the recipe.",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/quickstart"), help="run directory [%(default)s]")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/quickstart"), help="run directory [%(default)s]"
+    )
     options, overrides = parser.parse_known_args(arguments)
 
     import jax
@@ -28,7 +30,10 @@ def run(arguments: list[str]) -> int:
     print((options.out / "report.md").read_text(encoding="utf-8"))
     best = min(figures.baselines.values())
     if figures.outcome.val_bpb >= best:
-        print(f"the model did not learn: {figures.outcome.val_bpb:.3f} bits per byte, baseline {best:.3f}", file=sys.stderr)
+        print(
+            f"the model did not learn: {figures.outcome.val_bpb:.3f} bits per byte, baseline {best:.3f}",
+            file=sys.stderr,
+        )
         return 1
     print(f"report: {options.out / 'report.md'}\nchat:   jaxllm chat {options.out}")
     return 0

@@ -1,7 +1,7 @@
 """Softmax attention with grouped heads, over packed documents or against a cache.
 
-Shape letters: B batch, T query time, S key time, D model width, H query heads, G key/value heads, R query heads per group (H / G),
-K head width.
+Shape letters: B batch, T query time, S key time, D model width, H query heads, G key/value heads, R query heads per
+group (H / G), K head width.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Attention:
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of one layer. Row b holds positions 0 .. length_B[b] - 1; what lies beyond is overwritten before it is seen."""
+    """Keys and values of one layer. Row b holds positions 0 .. length_B[b] - 1; what lies beyond is overwritten before
+    it is seen."""
 
     key_BSGK: jax.Array
     value_BSGK: jax.Array
@@ -80,8 +81,8 @@ def attention(
 ) -> tuple[jax.Array, KVCache | None]:
     """Mix along time; returns the branch [B, T, D] and the cache with the new keys and values written in.
 
-    Without a cache a query sees the keys of its own segment at its own or an earlier position. With one, `positions_BT` says
-    where each new token stands in its row; a query sees every position up to its own.
+    Without a cache a query sees the keys of its own segment at its own or an earlier position. With one, `positions_BT`
+    says where each new token stands in its row; a query sees every position up to its own.
     """
     q_BTHK = _project(x_BTD, p.query, p.query_bias)
     k_BTGK = _project(x_BTD, p.key, p.key_bias)
@@ -118,7 +119,8 @@ def visible(query_positions: jax.Array, key_positions: jax.Array, segment_ids: j
 
 
 def dot_product_attention(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(K)) v with scores and softmax in float32 (Vaswani et al. 2017, equation 1); [B, T, H, K] out."""
+    """softmax(q k^T / sqrt(K)) v with scores and softmax in float32 (Vaswani et al. 2017, equation 1); [B, T, H, K]
+    out."""
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)

@@ -1,7 +1,7 @@
 """What an architecture is: a handful of dials and a pattern of blocks.
 
-`ModelConfig.segments()` turns the pattern into the segments that the decoder scans over, so every family of decoder is a value of
-these classes and none is a class of its own.
+`ModelConfig.segments()` turns the pattern into the segments that the decoder scans over, so every family of decoder is
+a value of these classes and none is a class of its own.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class ModelConfig:
     residual_init: Literal["scaled", "zero"] = "scaled"
     """Projections back into the residual stream start smaller by sqrt(2 * num_layers), or at zero."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations and of weights inside products; parameters stay float32, and so do norms, softmax and loss."""
+    """Type of activations and of weights inside products; parameters stay float32, and so do norms, softmax and
+    loss."""
 
     def __post_init__(self):
         for name in ("context_length", "d_model", "num_layers"):
@@ -123,7 +124,9 @@ class ModelConfig:
         if not self.pattern:
             raise ValueError("model.pattern needs at least one block")
         if len(self.prologue) > self.num_layers:
-            raise ValueError(f"model.prologue has {len(self.prologue)} blocks, more than model.num_layers={self.num_layers}")
+            raise ValueError(
+                f"model.prologue has {len(self.prologue)} blocks, more than model.num_layers={self.num_layers}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
         heads, groups = self.attention.num_heads, self.num_kv_heads
@@ -151,7 +154,8 @@ class ModelConfig:
         return self.prologue + tuple(self.pattern[i % len(self.pattern)] for i in range(cycled))
 
     def segments(self) -> tuple[Segment, ...]:
-        """The blocks as few scanned segments: runs of the prologue, whole patterns, and what is left of the last pattern."""
+        """The blocks as few scanned segments: runs of the prologue, whole patterns, and what is left of the last
+        pattern."""
         runs = tuple(Segment((block,), len(list(run))) for block, run in groupby(self.prologue))
         whole, rest = divmod(self.num_layers - len(self.prologue), len(self.pattern))
         body = (Segment(self.pattern, whole),) if whole else ()

@@ -1,7 +1,8 @@
 """Parameters are declared once; everything else about them is a map over the declarations.
 
-A *spec* is a parameter dataclass whose leaves are `Param`. Initialization, abstract shapes, shardings, checkpoint targets,
-decay masks and counts are each one `jax.tree.map` over it. `Param` is deliberately not a pytree node, so `tree.map` sees a leaf.
+A *spec* is a parameter dataclass whose leaves are `Param`. Initialization, abstract shapes, shardings, checkpoint
+targets, decay masks and counts are each one `jax.tree.map` over it. `Param` is deliberately not a pytree node, so
+`tree.map` sees a leaf.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 class Param:
     """One parameter: its shape, the logical name of each axis, and how it starts.
 
-    Axis names are the vocabulary of `jaxllm.parallel.sharding.Rules`. A matrix that reads or writes the residual stream has an
-    axis "embed"; a vector along the stream (a norm's scale, a bias) has "residual" instead, and is neither sharded nor decayed.
+    Axis names are the vocabulary of `jaxllm.parallel.sharding.Rules`. A matrix that reads or writes the residual stream
+    has an axis "embed"; a vector along the stream (a norm's scale, a bias) has "residual" instead, and is neither
+    sharded nor decayed.
     """
 
     shape: tuple[int, ...]

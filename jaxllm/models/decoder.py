@@ -46,7 +46,8 @@ class Decoder:
 
 @struct.dataclass
 class Cache:
-    """What decoding remembers: per segment and block the mixer's state stacked over layers, and how far each row has come."""
+    """What decoding remembers: per segment and block the mixer's state stacked over layers, and how far each row has
+    come."""
 
     segments: tuple[tuple[KVCache, ...], ...]
     length_B: jax.Array
@@ -102,8 +103,8 @@ def forward(
 ) -> Float[Array, "B T V"]:
     """Logits in float32 for the token after each position.
 
-    Packed documents: `segment_ids` numbers the documents of a row (tokens see only their own), `positions` restart in each.
-    Raises ValueError when learned positions do not reach as far as the sequence.
+    Packed documents: `segment_ids` numbers the documents of a row (tokens see only their own), `positions` restart in
+    each. Raises ValueError when learned positions do not reach as far as the sequence.
     """
     x_BTD, _ = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids)
     return unembed(params, x_BTD)
@@ -146,7 +147,8 @@ def hidden_states(
 
 
 def _look_up(rows: jax.Array, axis: str, ids_BT: jax.Array, config: ModelConfig) -> jax.Array:
-    # The width is gathered first: a row split over devices that also split the batch would make the compiler replicate both.
+    # The width is gathered first: a row split over devices that also split the batch would make the compiler replicate
+    # both.
     return constrain(rows.astype(config.compute_dtype), axis, None)[ids_BT]
 
 
@@ -210,7 +212,8 @@ def _rematerialized(layer, remat: Remat):
 
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zero units with chance `rate` and scale the rest up; no key, as in evaluation and decoding, means nothing is dropped."""
+    """Zero units with chance `rate` and scale the rest up; no key, as in evaluation and decoding, means nothing is
+    dropped."""
     if key is None or rate == 0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

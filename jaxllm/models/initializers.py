@@ -16,7 +16,8 @@ def out_of_stream(config: ModelConfig, fan_in: int) -> Initializer:
 def into_stream(config: ModelConfig, fan_in: int) -> Initializer:
     """For matrices that write to the residual stream, two in each of `num_layers` blocks.
 
-    The factor 1/sqrt(2 L) keeps the variance of the sum of all branches independent of depth (GPT-2, Radford et al. 2019, 2.3).
+    The factor 1/sqrt(2 L) keeps the variance of the sum of all branches independent of depth (GPT-2, Radford et al.
+    2019, 2.3).
     """
     if config.residual_init == "zero":
         return zeros

@@ -1,7 +1,8 @@
 """Cross-entropy over a large vocabulary without its logits: a chunk of positions at a time.
 
-The float32 logits of a whole batch are the largest array of a training step (8 x 1024 tokens of GPT-2 take 1.6 GB). Here only one
-chunk of them lives at any moment, and the gradients are formed in the same pass, so the backward pass has no logits to recompute.
+The float32 logits of a whole batch are the largest array of a training step (8 x 1024 tokens of GPT-2 take 1.6 GB).
+Here only one chunk of them lives at any moment, and the gradients are formed in the same pass, so the backward pass has
+no logits to recompute.
 
 Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary, N shards of the batch.
 """
@@ -16,7 +17,8 @@ from flax import struct
 
 from jaxllm.parallel.sharding import constrain, current_layout
 
-# Elements of one chunk's float32 logits on one device: 2^22 are 16 MB, which keeps a CPU's caches warm and a TPU's matrix units full.
+# Elements of one chunk's float32 logits on one device: 2^22 are 16 MB, which keeps a CPU's caches warm and a TPU's
+# matrix units full.
 CHUNK_ELEMENTS = 2**22
 
 
@@ -34,8 +36,8 @@ def cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, *, z_loss: float = 0.0
 
     `x_BTD` is in the compute type and `head_VD` is cast to it; logits and softmax are float32. `chunk` is the number of
     positions a row contributes to a chunk and must divide T; 0 picks it. The chunk is always smaller than T when T > 1.
-    Only the first output is differentiable, with respect to `x_BTD` and `head_VD`. z-loss: PaLM, Chowdhery et al. 2022, section 5.
-    Raises ValueError for a chunk that does not divide T.
+    Only the first output is differentiable, with respect to `x_BTD` and `head_VD`. Raises ValueError for a chunk that
+    does not divide T. z-loss: PaLM, Chowdhery et al. 2022, section 5.
     """
     chunk = chunk or _pick_chunk(x_BTD.shape[0], x_BTD.shape[1], head_VD.shape[0])
     if x_BTD.shape[1] % chunk:
@@ -84,8 +86,8 @@ def _chunked_forward(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
         grad_head_NVD = constrain(grad_head_NVD, "batch", "vocab", None)
         return (jax.tree.map(jnp.add, sums_B, chunk_sums), grad_head_NVD), grad_x
 
-    # Each shard of the batch sums its own part of the head's gradient, and one reduction after the loop adds the parts up:
-    # a sum over the batch inside the loop would be sent over the network once a chunk.
+    # Each shard of the batch sums its own part of the head's gradient, and one reduction after the loop adds the parts:
+    # a sum over the whole batch inside the loop would travel between the devices once a chunk.
     grad_head_NVD = constrain(jnp.zeros((shards, *head_VD.shape), jnp.float32), "batch", "vocab", None)
     start = (_zero_sums(x_BTD.shape[0]), grad_head_NVD)
     (sums_B, grad_head_NVD), grad_chunks = jax.lax.scan(body, start, _chunks(chunk, x_BTD, targets_BT, weights_BT))

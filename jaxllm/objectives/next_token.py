@@ -19,9 +19,9 @@ Objective = Callable[[Decoder, Batch, jax.Array | None], tuple[jax.Array, Metric
 def next_token(config: ModelConfig, *, z_loss: float = 0.0, remat: Remat = "none") -> Objective:
     """The mean negative log-likelihood in nats of the weighted targets of a packed batch, plus the z-loss.
 
-    The batch holds `tokens, targets, weights, segment_ids, positions`, each [B, T]. `metrics["weight"]` is the sum of the weights
-    that the means are over: the step averages microbatches by it, which makes accumulation equal to one large batch. A key
-    turns dropout on.
+    The batch holds `tokens, targets, weights, segment_ids, positions`, each [B, T]. `metrics["weight"]` is the sum of
+    the weights that the means are over: the step averages microbatches by it, which makes accumulation equal to one
+    large batch. A key turns dropout on.
     """
 
     def objective(params: Decoder, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:

@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, read off its HLO text.
 
-The text is what `jax.jit(f).lower(...).compile().as_text()` gives. A `lax.scan` is a while loop in it, so an operation inside one
-runs as often as the loop turns; its depth says in how many loops it stands. The CPU's compiler has no reduce-scatter: there it
-is an all-reduce that each device takes its slice of.
+The text is what `jax.jit(f).lower(...).compile().as_text()` gives. A `lax.scan` is a while loop in it, so an operation
+inside one runs as often as the loop turns; its depth says in how many loops it stands. The CPU's compiler makes no
+reduce-scatter: there it is an all-reduce that each device takes its slice of.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from itertools import combinations
 
 import numpy as np
 from jax.sharding import Mesh
+
+from jaxllm.parallel.replica_groups import Groups, groups_along, integers, parse_groups
 
 KINDS = (
     "all-reduce",
@@ -34,9 +36,6 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_IOTA_GROUPS = re.compile(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
-_LISTED_GROUPS = re.compile(r"replica_groups=\{((?:\{[0-9,]*\},?)*)\}")
-_PAIRS = re.compile(r"source_target_pairs=\{((?:\{[0-9,]*\},?)*)\}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Collective:
     kind: str
     arrays: tuple[tuple[str, tuple[int, ...]], ...]
     """Type and shape of each result on one device."""
-    groups: frozenset[tuple[int, ...]]
+    groups: Groups
     """Devices that talk to each other, as positions in the mesh; (source, target) pairs for a permutation."""
     depth: int
     """Loops around it."""
@@ -57,25 +56,26 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Size of what each device ends up with, once; for a reduce-scatter of what it starts from, as for an all-reduce."""
-        size = sum(_itemsize(dtype) * math.prod(shape) for dtype, shape in self.arrays)
-        return size * len(next(iter(self.groups))) if self.kind == "reduce-scatter" else size
+        """Bytes each device takes part with in one run: of the result, or of the larger operand of a reduce-scatter."""
+        bits = sum(_bits(dtype) * math.prod(shape) for dtype, shape in self.arrays)
+        return math.ceil(bits / 8) * (len(next(iter(self.groups))) if self.kind == "reduce-scatter" else 1)
 
     def over(self, mesh: Mesh) -> tuple[str, ...] | None:
-        """The mesh axes it runs along, in the mesh's order; None for a permutation and for groups that are no axes' own."""
+        """The mesh axes it runs along, in order; None for a permutation and for groups that are no axes' own."""
         if self.kind == "collective-permute":
             return None
-        axes = [name for name in mesh.axis_names if mesh.shape[name] > 1]
-        choices = (choice for n in range(len(axes) + 1) for choice in combinations(axes, n))
-        groups = {tuple(sorted(group)) for group in self.groups}
-        return next((choice for choice in choices if _groups_along(mesh, choice) == groups), None)
+        grid = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
+        axes = [i for i, size in enumerate(grid.shape) if size > 1]
+        choices = (list(choice) for n in range(len(axes) + 1) for choice in combinations(axes, n))
+        same = lambda groups: {frozenset(group) for group in groups}  # noqa: E731
+        found = (choice for choice in choices if same(groups_along(grid, choice)) == same(self.groups))
+        return next((tuple(mesh.axis_names[i] for i in choice) for choice in found), None)
 
 
 def find_collectives(hlo_text: str) -> tuple[Collective, ...]:
-    """Every collective of a compiled program, in the order of the text's computations, asynchronous pairs counted once.
+    """Every collective of a compiled program, an asynchronous one once; in a computation called twice, once per call.
 
-    One that a computation called from two places holds appears once per place. Raises ValueError where the text holds no
-    entry computation or writes the groups of devices in a way that is not known here.
+    Raises ValueError where the text has no entry computation or names groups of devices in an unknown way.
     """
     computations, entry, devices = _parse(hlo_text)
     return tuple(_walk(computations, entry, depth=0, trips=1, devices=devices))
@@ -94,7 +94,7 @@ def collective_bytes(collectives: Iterable[Collective]) -> Counter[str]:
     total: Counter[str] = Counter()
     for c in collectives:
         if c.trips is None:
-            raise ValueError(f"a loop of unknown length holds the {c.kind} of {c.op_name!r}, so its bytes cannot be added up")
+            raise ValueError(f"the bytes of the {c.kind} of {c.op_name!r} are unknown: so is the length of its loop")
         total[c.kind] += c.bytes * c.trips
     return total
 
@@ -123,12 +123,15 @@ def _parse(hlo_text: str) -> tuple[dict[str, list[str]], str, int]:
 def _walk(computations, name: str, depth: int, trips: int | None, devices: int) -> Iterator[Collective]:
     for line in computations[name]:
         instruction = _INSTRUCTION.match(line)
-        if instruction is None:
+        if instruction is None or instruction[2].endswith(("-update", "-done")):
             continue
         result, opcode, rest = instruction.groups()
         kind = opcode.removesuffix("-start")
         if kind in KINDS:
-            yield _collective(kind, opcode != kind, result, rest, depth, trips, devices)
+            arrays = _results(result, started=opcode != kind and kind != "all-reduce")
+            op_name = _OP_NAME.search(rest)
+            groups = parse_groups(rest, devices)
+            yield Collective(kind, arrays, groups, depth, trips, op_name[1] if op_name else "")
             continue
         inner_depth, inner_trips = depth, trips
         if opcode == "while":
@@ -140,42 +143,15 @@ def _walk(computations, name: str, depth: int, trips: int | None, devices: int) 
             yield from _walk(computations, inner, inner_depth, inner_trips, devices)
 
 
-def _collective(kind: str, started: bool, result: str, rest: str, depth: int, trips: int | None, devices: int) -> Collective:
-    arrays = tuple((dtype, _integers(shape)) for dtype, shape in _ARRAY.findall(result))
-    if started and kind == "collective-permute":
-        arrays = arrays[len(arrays) // 2 - 1 : len(arrays) // 2] if len(arrays) > 2 else arrays[1:]
-    elif started and kind != "all-reduce":
-        # A started all-gather names its operands, then its results.
+def _results(text: str, started: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The arrays of an instruction's result; a started operation lists its operands, its results and scalar handles."""
+    arrays = [(dtype, integers(shape)) for dtype, shape in _ARRAY.findall(text)]
+    if started:
+        arrays = [array for array in arrays if array != ("u32", ())]
         arrays = arrays[len(arrays) // 2 :]
-    op_name = _OP_NAME.search(rest)
-    return Collective(kind, arrays, _groups(kind, rest, devices), depth, trips, op_name[1] if op_name else "")
+    return tuple(arrays)
 
 
-def _groups(kind: str, rest: str, devices: int) -> frozenset[tuple[int, ...]]:
-    listed = (_PAIRS if kind == "collective-permute" else _LISTED_GROUPS).search(rest)
-    if listed:
-        groups = frozenset(_integers(group) for group in re.findall(r"\{([0-9,]*)\}", listed[1]))
-        return groups or frozenset([tuple(range(devices))])
-    iota = _IOTA_GROUPS.search(rest)
-    if iota is None:
-        raise ValueError(f"the groups of this {kind} are written in an unknown way: {rest}")
-    shape, reshape, permutation = (_integers(part or "") for part in iota.groups())
-    ids = np.arange(math.prod(reshape)).reshape(reshape)
-    ids = ids.transpose(permutation) if permutation else ids
-    return frozenset(tuple(group) for group in ids.reshape(shape).tolist())
-
-
-def _groups_along(mesh: Mesh, axes: tuple[str, ...]) -> set[tuple[int, ...]]:
-    ids = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
-    along = [mesh.axis_names.index(axis) for axis in axes]
-    ids = np.moveaxis(ids, along, range(-len(along), 0)) if along else ids[..., None]
-    return {tuple(sorted(group)) for group in ids.reshape(-1, math.prod(mesh.shape[axis] for axis in axes)).tolist()}
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split(",") if n)
-
-
-def _itemsize(dtype: str) -> float:
-    """Bytes of an element: the digits of an HLO type are its bits."""
-    return 1 if dtype == "pred" else int(re.search(r"\d+", dtype)[0]) / 8
+def _bits(dtype: str) -> int:
+    """Bits of an element, which an HLO type carries in its name (f32, bf16, f8e4m3fn)."""
+    return 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])

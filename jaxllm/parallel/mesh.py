@@ -35,8 +35,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with an axis for each field of `config`, over all devices (of every process) unless some are given.
 
-    Axes are of type Auto: the compiler propagates shardings from parameters and constraints (`jax.make_mesh` alone would make
-    them Explicit). Raises ValueError when the axes do not multiply to the number of devices.
+    Axes are of type Auto: the compiler propagates shardings from parameters and constraints (`jax.make_mesh` alone
+    would make them Explicit). Raises ValueError when the axes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.sizes()
@@ -48,9 +48,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             raise ValueError(_misfit(sizes, fixed, len(devices), "must divide"))
     elif fixed != len(devices):
         raise ValueError(_misfit(sizes, fixed, len(devices), "must equal"))
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices
-    )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def _misfit(sizes: dict[str, int], product: int, devices: int, relation: str) -> str:

@@ -104,7 +104,9 @@ def param_shardings(spec: Any, layout: Layout) -> Any:
     shardings = jax.tree_util.tree_map_with_path(place, spec)
     if problems:
         listed = "\n  ".join(problems[:8])
-        raise ValueError(f"the mesh does not divide these parameters:\n  {listed}\nChange the mesh or the model's sizes")
+        raise ValueError(
+            f"the mesh does not divide these parameters:\n  {listed}\nChange the mesh or the model's sizes"
+        )
     return shardings
 
 

@@ -43,8 +43,9 @@ def pretrain(
 ) -> Pretrained:
     """Run an experiment, or go on with the run that `directory` holds.
 
-    `documents` stands in for reading `experiment.data` where they are in memory already. Raises ValueError for anything a user
-    can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit the mesh.
+    `documents` stands in for reading `experiment.data` where they are in memory already. Raises ValueError for anything
+    a user can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit
+    the mesh.
     """
     with RunDirectory(directory) as run:
         documents = documents or SplitDocuments(experiment.data)

@@ -1,4 +1,5 @@
-"""The whole trunk on this machine, with no download: the text that ships with Python, a tokenizer, a model, a report."""
+"""The whole trunk on this machine, with no download: the text that ships with Python, a tokenizer, a model, a
+report."""
 
 from __future__ import annotations
 
@@ -26,7 +27,12 @@ from jaxllm.training.optimizers import OptimizerConfig
 
 NGRAM_ORDER = 3
 # The openings that samples continue: the start of any document, a module's page, a class in it, a language topic.
-PROMPTS = ("", "Help on module queue:\n\nNAME\n    queue", "class Thread(builtins.object)\n |  ", "The for statement\n*****************\n")
+PROMPTS = (
+    "",
+    "Help on module queue:\n\nNAME\n    queue",
+    "class Thread(builtins.object)\n |  ",
+    "The for statement\n*****************\n",
+)
 SAMPLE_TOKENS = 160
 
 
@@ -41,9 +47,12 @@ def quickstart_experiment(platform: str) -> Experiment:
             mlp=MLPConfig(d_ff=512, activation="silu", gated=True),
             residual_init="zero",
         )
-        # Keeping only the results of products is also quicker on a CPU: writing the rest out costs more than computing it again.
+        # Keeping only the results of products is also quicker on a CPU: writing the rest out costs more than computing
+        # it again.
         training = TrainingConfig(steps=600, batch_size=8, eval_every=150, seed=1, remat="dots")
-        optimizer = OptimizerConfig(kind="muon", learning_rate=6e-3, schedule="linear", warmup_steps=20, final_ratio=0.0)
+        optimizer = OptimizerConfig(
+            kind="muon", learning_rate=6e-3, schedule="linear", warmup_steps=20, final_ratio=0.0
+        )
         return _recipe(model, training, optimizer, include_source=False)
     model = ModelConfig(
         context_length=1024,
@@ -60,7 +69,9 @@ def quickstart_experiment(platform: str) -> Experiment:
     return _recipe(model, training, optimizer, include_source=True)
 
 
-def _recipe(model: ModelConfig, training: TrainingConfig, optimizer: OptimizerConfig, include_source: bool) -> Experiment:
+def _recipe(
+    model: ModelConfig, training: TrainingConfig, optimizer: OptimizerConfig, include_source: bool
+) -> Experiment:
     return Experiment(
         name="quickstart",
         model=model,
@@ -93,7 +104,9 @@ def quickstart(experiment: Experiment, directory: str | Path, reporter: Reporter
     directory, watch = Path(directory), Stopwatch()
     with watch("corpus"):
         reporter.say("reading the documentation that ships with this Python")
-        documents = SplitDocuments(experiment.data, list(stdlib_documents(include_source=experiment.data.include_source)))
+        documents = SplitDocuments(
+            experiment.data, list(stdlib_documents(include_source=experiment.data.include_source))
+        )
     with watch("tokenizer, packing and training"):
         trained = pretrain(experiment, directory, reporter, documents=documents)
     if not trained.outcome.finished:

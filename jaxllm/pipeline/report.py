@@ -91,7 +91,10 @@ def _compute(figures: Figures, history: History) -> list[tuple[str, str]]:
     speed = statistics.median(row["tokens_per_second"] for row in history.training)
     rows = [
         ("parameters", f"{parameter_count(model):,}"),
-        ("layers, width, heads (key/value)", f"{model.num_layers}, {model.d_model}, {model.attention.num_heads} ({model.num_kv_heads})"),
+        (
+            "layers, width, heads (key/value)",
+            f"{model.num_layers}, {model.d_model}, {model.attention.num_heads} ({model.num_kv_heads})",
+        ),
         ("training tokens", f"{tokens:,} in {training.steps:,} steps"),
         ("FLOPs per token", f"{per_token:.3e} ({RULE})"),
         ("FLOPs in all", f"{per_token * tokens:.3e}"),

@@ -1,9 +1,9 @@
 """Floating-point operations of training, and what devices could do at best.
 
-The rule, printed beside every number: 6 operations per token and weight that takes part in a product (2 forward, 4 backward;
-tables that are looked up do not count, the output head does), plus attention's two products over the keys a query can see, which
-under a causal mask are half of the context. Recomputation under remat is not counted: it is not progress. (PaLM, Chowdhery et al.
-2022, appendix B, with the causal half.)
+The rule, printed beside every number: 6 operations per token and weight that takes part in a product (2 forward, 4
+backward; tables that are looked up do not count, the output head does), plus attention's two products over the keys a
+query can see, which under a causal mask are half of the context. Recomputation under remat is not counted: it is not
+progress. (PaLM, Chowdhery et al. 2022, appendix B, with the causal half.)
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def measured_peak(seconds: float = 0.5) -> float:
-    """What a large float32 matrix product reaches on this machine, in operations a second: the yardstick for MFU on a CPU."""
+    """What a large float32 matrix product reaches on this machine, in operations a second: the yardstick for MFU on a
+    CPU."""
     import time
 
     import jax.numpy as jnp

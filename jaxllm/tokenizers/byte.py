@@ -21,7 +21,10 @@ class ByteTokenizer(TableTokenizer):
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> ByteTokenizer:
-        return cls(description["special_tokens"])
+        match description:
+            case {"special_tokens": [*names]} if all(isinstance(name, str) for name in names):
+                return cls(names)
+        raise ValueError("expected the field special_tokens, a list of names")
 
     def description(self) -> dict[str, Any]:
         return {"type": "byte", "format": FORMAT, "special_tokens": list(self.special_tokens)}

@@ -50,7 +50,11 @@ class ByteBPE(TableTokenizer):
         Raises ValueError if a byte or a token that a merge names is not in the vocabulary, if a merge occurs twice, or
         if the ids are not 0 .. vocab_size - 1.
         """
-        super().__init__({token: piece for piece, token in vocabulary.items()}, special_tokens)
+        token_bytes: dict[int, bytes] = {}
+        for piece, token in vocabulary.items():
+            if token_bytes.setdefault(token, piece) != piece:
+                raise ValueError(f"the tokens {token_bytes[token]!r} and {piece!r} have the same id {token}")
+        super().__init__(token_bytes, special_tokens)
         absent = [byte for byte in range(256) if bytes([byte]) not in vocabulary]
         if absent:
             raise ValueError(f"the vocabulary lacks {len(absent)} of the 256 bytes, the first is 0x{absent[0]:02x}")
@@ -62,6 +66,10 @@ class ByteBPE(TableTokenizer):
         self._ranks, self._merged = _tabulate(self._merges, vocabulary)
         self._in_order = _produces_before_use(self._ranks, self._merged)
         self._pieces = _PieceCache(self._encode_piece)
+
+    def __reduce__(self):
+        # A copy in another process compiles the pattern anew and starts with an empty cache.
+        return type(self), (self.vocabulary, self._merges, self._pattern, self.special_tokens)
 
     @classmethod
     def from_merges(
@@ -84,8 +92,7 @@ class ByteBPE(TableTokenizer):
     @property
     def vocabulary(self) -> dict[bytes, int]:
         """The id of each token but the special ones."""
-        special = set(self.special_tokens.values())
-        return {piece: token for token, piece in self._bytes.items() if token not in special}
+        return {piece: token for token, piece in self._bytes.items() if piece}
 
     @property
     def merges(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -115,8 +122,8 @@ class ByteBPE(TableTokenizer):
         except UnicodeEncodeError:
             position = re.search("[\ud800-\udfff]", text).start()
             raise ValueError(
-                f"character {position} of the text is {text[position]!r}, half of a UTF-16 pair, which is not Unicode "
-                'text; make it U+FFFD, for instance by text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+                f"character {position} of the text is {text[position]!r}, half of a UTF-16 pair, which is not Unicode text;"
+                ' make it U+FFFD, for instance by text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
             ) from None
 
     def _encode_piece(self, piece: bytes) -> tuple[int, ...]:

@@ -31,14 +31,19 @@ class CharacterTokenizer(TableTokenizer):
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> CharacterTokenizer:
-        return cls(description["characters"], description["special_tokens"])
+        match description:
+            case {"characters": str(characters), "special_tokens": dict(special)} if all(
+                type(token) is int for token in special.values()
+            ):
+                return cls(characters, special)
+        raise ValueError("expected the fields characters, a string, and special_tokens, an object of names and ids")
 
     def description(self) -> dict[str, Any]:
         return {
             "type": "character",
             "format": FORMAT,
             "characters": self._characters,
-            "special_tokens": dict(self.special_tokens),
+            "special_tokens": self.special_tokens,
         }
 
     def _encode_text(self, text: str) -> list[int]:

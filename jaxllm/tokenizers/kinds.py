@@ -37,9 +37,7 @@ def train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             return CharacterTokenizer.train(texts, config.special_tokens)
         case "byte_bpe":
             pattern = SPLIT_PATTERNS[config.split]
-            return train_byte_bpe(
-                texts, config.vocab_size, split_pattern=pattern, special_tokens=config.special_tokens
-            )
+            return train_byte_bpe(texts, config.vocab_size, split_pattern=pattern, special_tokens=config.special_tokens)
 
 
 def load(path: str | PathLike[str]) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from os import PathLike
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
-    def special_tokens(self) -> Mapping[str, int]:
+    def special_tokens(self) -> dict[str, int]:
         """The id of each special token."""
 
     @property
@@ -53,4 +53,4 @@ class Tokenizer(Protocol):
         """SHA-256, as hex, of everything that decides how text is encoded; equal for equal tokenizers."""
 
     def save(self, directory: str | PathLike[str]) -> None:
-        """Writes the directory that `jaxllm.tokenizers.load` reads; an earlier tokenizer in it is replaced as a whole."""
+        """Writes a directory that `jaxllm.tokenizers.load` reads; a tokenizer that is in it already is replaced."""

@@ -18,7 +18,7 @@ class StreamingDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that this id completes, often "". Raises ValueError for an id out of range, which changes nothing."""
+        """The text that this id completes, often "". Raises ValueError, and changes nothing, for an id out of range."""
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def flush(self) -> str:

@@ -8,7 +8,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from types import MappingProxyType
 from typing import Any
 
 from jaxllm.tokenizers import storage
@@ -23,7 +22,7 @@ class TableTokenizer(ABC):
         if END_OF_TEXT not in special_tokens:
             raise ValueError(f"the special tokens must include {END_OF_TEXT!r}, got {list(special_tokens)}")
         self._bytes = dict(token_bytes) | dict.fromkeys(special_tokens.values(), b"")
-        self._special = MappingProxyType(dict(special_tokens))
+        self._special = dict(special_tokens)
         count = len(token_bytes) + len(special_tokens)
         missing = next((i for i in range(count) if i not in self._bytes), None)
         if missing is not None:
@@ -42,8 +41,8 @@ class TableTokenizer(ABC):
         return len(self._bytes)
 
     @property
-    def special_tokens(self) -> Mapping[str, int]:
-        return self._special
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._special)
 
     @property
     def end_of_text(self) -> int:

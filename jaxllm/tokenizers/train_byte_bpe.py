@@ -42,8 +42,8 @@ def train_byte_bpe(
     learned, merges = learn_merges(pieces, vocab_size - fixed)
     if learned < vocab_size - fixed:
         raise ValueError(
-            f"the text supports {learned:,} merges, so the largest possible tokenizer.vocab_size is {fixed + learned:,} "
-            f"(256 bytes, {learned:,} merges, {len(special_tokens)} special tokens), but {vocab_size:,} was asked for; "
+            f"the text supports {learned:,} merges, so the largest possible tokenizer.vocab_size is {fixed + learned:,}"
+            f" (256 bytes, {learned:,} merges, {len(special_tokens)} special tokens), but {vocab_size:,} was asked for; "
             "lower it, or give more text"
         )
     return ByteBPE.from_merges(merges, split_pattern, special_tokens)
@@ -89,6 +89,7 @@ class _Pairs:
         for place, (word, frequency) in enumerate(zip(self._words, self._frequencies, strict=True)):
             for pair in map(add, word, word[1:]):
                 self._counts[pair] += frequency
+            for pair in set(map(add, word, word[1:])):
                 self._places[pair].append(place)
         # A heap of (-count, pair): pairs compare as their ids do. A count is put right when it comes to the top.
         self._heap = [(-count, pair) for pair, count in self._counts.items()]
@@ -121,9 +122,10 @@ class _Pairs:
                 counts[old] -= frequency
             for new in map(add, changed, changed[1:]):
                 counts[new] += frequency
-                if symbol in new:
-                    self._places[new].append(place)
-                    risen.add(new)
+            made = {new for new in map(add, changed, changed[1:]) if symbol in new}
+            for new in made:
+                self._places[new].append(place)
+            risen |= made
         counts.pop(pair, None)
         for new in risen:
             heappush(self._heap, (-counts[new], new))

@@ -1,10 +1,10 @@
 """Checkpoints: orbax underneath, strict and verified above.
 
 A checkpoint of step n is the directory `checkpoints/n` with four items: `params` (what a model needs), `ema` (if kept),
-`training` (optimizer state, counters, random key) and `progress` (JSON: data iterator, recovery, digests, config, ...). Arrays are
-stored under flat names, `segments.0.0.mixer.query`, whatever the containers that held them, in global shape, so that they can be
-restored onto any mesh. Orbax writes to a temporary directory and renames it, so a checkpoint is whole or absent. What a disk does
-to it later is seen by the digests of its arrays and the checksum of its progress.
+`training` (optimizer state, counters, random key) and `progress` (JSON: data iterator, recovery, digests, config, ...).
+Arrays are stored under flat names, `segments.0.0.mixer.query`, whatever the containers that held them, in global shape,
+so that they can be restored onto any mesh. Orbax writes to a temporary directory and renames it, so a checkpoint is
+whole or absent. What a disk does to it later is seen by the digests of its arrays and the checksum of its progress.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ class Checkpoints:
     def restore(self, target: TrainState) -> Restored | None:
         """The newest checkpoint that is whole, in the shapes and shardings of `target`; None where there is none.
 
-        A damaged one (unreadable, or arrays that do not match their digests) is passed over for the one before it, and moved
-        aside to `damaged-STEP` once that proves whole: if none does, the fault may lie elsewhere, and all stay where they are.
-        Raises CheckpointError when checkpoints exist but none can be read, and when a readable one does not fit `target`: each
-        missing, unexpected or misshapen array is named.
+        A damaged one (unreadable, or arrays that do not match their digests) is passed over for the one before it, and
+        moved aside to `damaged-STEP` once that proves whole: if none does, the fault may lie elsewhere, and all stay
+        where they are. Raises CheckpointError when checkpoints exist but none can be read, and when a readable one does
+        not fit `target`: each missing, unexpected or misshapen array is named.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
@@ -291,5 +291,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Orbax logs an error with its traceback in each thread that it passes through, and then raises it: that is enough."""
+    """Orbax logs an error with its traceback in each thread that it passes through, and then raises it: that is
+    enough."""
     return "orbax" not in record.pathname or record.levelno < logging.ERROR

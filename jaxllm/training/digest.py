@@ -11,7 +11,8 @@ _ODD = 2_654_435_761  # Knuth's multiplicative constant; any odd number is inver
 
 
 def digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
-    """A fingerprint per name. Equal arrays of one shape and type give equal numbers on any mesh; a changed bit changes it."""
+    """A fingerprint per name. Equal arrays of one shape and type give equal numbers on any mesh; a changed bit changes
+    it."""
     return {name: int(value) for name, value in jax.device_get(_digest_all(arrays)).items()}
 
 
@@ -24,8 +25,9 @@ def _digest(x: jax.Array, salt: int) -> jax.Array:
     """Sum modulo 2^32 of each element's scrambled bits times an odd number made from its index.
 
     Addition of integers is exact and order-free, so sharding cannot change the result; scrambling and odd factors are
-    invertible, so no change of a single element goes unnoticed; factors differ by place, so swapped elements are seen too, but
-    for chance. (Without the scrambling, chance is not small: round numbers such as 1.0 and 2.0 differ in a few high bits only.)
+    invertible, so no change of a single element goes unnoticed; factors differ by place, so swapped elements are seen
+    too, but for chance. (Without the scrambling, chance is not small: round numbers such as 1.0 and 2.0 differ in a few
+    high bits only.)
     """
     bits = _bits(x)
     place = jnp.full((), salt, jnp.uint32)

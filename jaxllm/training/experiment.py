@@ -82,9 +82,9 @@ class CheckpointConfig:
 class RecoveryConfig:
     """When a run goes back to its last good checkpoint and leaves out the batches that led astray.
 
-    A step whose loss or gradient norm is not finite never touches the parameters. The run rolls back after `max_bad_steps` of
-    these in a row, or when the loss stays more than max(spike_sigmas * s, spike_rise) above m for `spike_patience` steps in a
-    row, m and s being mean and standard deviation of the last `window` good losses.
+    A step whose loss or gradient norm is not finite never touches the parameters. The run rolls back after
+    `max_bad_steps` of these in a row, or when the loss stays more than max(spike_sigmas * s, spike_rise) above m for
+    `spike_patience` steps in a row, m and s being mean and standard deviation of the last `window` good losses.
     """
 
     max_bad_steps: int = 5

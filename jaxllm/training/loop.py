@@ -34,7 +34,8 @@ from jaxllm.training.step import jit_step, make_evaluation, make_step
 
 
 class Batches(Protocol):
-    """An endless iterator over this process's part of each global batch, with a position that can be saved and restored."""
+    """An endless iterator over this process's part of each global batch, with a position that can be saved and
+    restored."""
 
     def __next__(self) -> dict[str, np.ndarray]: ...
     def get_state(self) -> dict[str, Any]: ...
@@ -79,7 +80,8 @@ class Outcome:
 
 
 class Trainer:
-    """The loop's state: a training state on a mesh, a position in the data, logs and checkpoints of one run directory."""
+    """The loop's state: a training state on a mesh, a position in the data, logs and checkpoints of one run
+    directory."""
 
     def __init__(self, job: Job, directory: Path, reporter: Reporter, *, profile: bool = False):
         experiment = job.experiment
@@ -134,7 +136,8 @@ class Trainer:
     # Before the first step
 
     def _compile(self) -> None:
-        """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the rest."""
+        """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
+        rest."""
         config = self.config
         step = make_step(
             self.job.objective, self.optimizer, self.schedule, config, dropout=self.job.experiment.model.dropout > 0
@@ -218,7 +221,8 @@ class Trainer:
             return
         if evaluation_due and not stopping:
             self._evaluate()
-        # The middle of a bad stretch is no place to go back to. A run that is stopped there resumes before it and sees it again.
+        # The middle of a bad stretch is no place to go back to. A run that is stopped there resumes before it and sees
+        # it again.
         if save_due and (last or not self.watch.suspicious):
             self._save(evaluation_due=evaluation_due and stopping)
 
@@ -288,7 +292,8 @@ class Trainer:
         self._clock = time.perf_counter()
 
     def _roll_back(self, reason: str) -> None:
-        """Back to the last checkpoint, but not back in the data: the batches since then are left out (PaLM, section 5.1)."""
+        """Back to the last checkpoint, but not back in the data: the batches since then are left out (PaLM, section
+        5.1)."""
         came_from = self.step
         self.checkpoints.wait()
         self.state = None  # its memory is needed for the one to go back to

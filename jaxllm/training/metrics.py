@@ -25,7 +25,8 @@ class MetricsLog:
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
         board = directory / "tensorboard"
         board.mkdir(exist_ok=True)
-        # The writer itself, not tensorboardX's thread around it: that dies of a full disk, and the run then waits for it forever.
+        # The writer itself, not tensorboardX's thread around it: that dies of a full disk, and the run then waits for
+        # it forever.
         self._board = EventsWriter(str(board / "events"), f".{os.getpid()}")
         self._flushed = 0.0
 

@@ -1,4 +1,5 @@
-"""Update rules from optax, wired to the declarations: which parameters decay and which are matrices is read off their axes."""
+"""Update rules from optax, wired to the declarations: which parameters decay and which are matrices is read off their
+axes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class OptimizerConfig:
     """An update rule and its learning rate over time."""
 
     kind: Literal["adamw", "muon", "lion", "adafactor", "schedule_free"] = "adamw"
-    """adamw; muon (orthogonalized momentum for hidden matrices, AdamW for the rest); lion; adafactor; schedule-free AdamW."""
+    """adamw; muon (orthogonalized momentum for hidden matrices, AdamW for the rest); lion; adafactor; schedule-free
+    AdamW."""
     learning_rate: float = 6e-4
     """Peak learning rate. Muon's updates are scaled to AdamW's size, so one rate suits both."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
@@ -58,7 +60,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     peak, warmup, last = config.learning_rate, config.warmup_steps, config.final_ratio * config.learning_rate
     if warmup >= steps:
-        raise ValueError(f"optimizer.warmup_steps={warmup} leaves none of the {steps} steps for the rest of the schedule")
+        raise ValueError(
+            f"optimizer.warmup_steps={warmup} leaves none of the {steps} steps for the rest of the schedule"
+        )
     rest = steps - warmup
     match config.schedule:
         case "cosine":
@@ -95,7 +99,8 @@ def make_optimizer(config: OptimizerConfig, spec: Spec, steps: int) -> optax.Gra
                 weight_decay_mask=mask,
             )
         case "schedule_free":
-            # b1 is the interpolation of the method, so the base optimizer has no momentum of its own (Defazio et al. 2024).
+            # b1 is the interpolation of the method, so the base optimizer has no momentum of its own (Defazio et al.
+            # 2024).
             base = optax.adamw(schedule, 0.0, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=mask)
             return contrib.schedule_free(base, schedule, b1=config.b1)
         case "muon":
@@ -115,17 +120,23 @@ def make_optimizer(config: OptimizerConfig, spec: Spec, steps: int) -> optax.Gra
 
 
 def evaluation_params(config: OptimizerConfig, params: Any, opt_state: Any) -> Any:
-    """The parameters to evaluate and to ship: schedule-free keeps its average apart from the point it differentiates at."""
+    """The parameters to evaluate and to ship: schedule-free keeps its average apart from the point it differentiates
+    at."""
     if config.kind == "schedule_free":
         return contrib.schedule_free_eval_params(opt_state, params)
     return params
 
 
 def _muon_axes(param: Param) -> contrib.MuonDimensionNumbers | None:
-    """How a hidden matrix reads as rows times columns: the residual stream against everything else; layers are a batch."""
+    """How a hidden matrix reads as rows times columns: the residual stream against everything else; layers are a
+    batch."""
     if not param.is_hidden_matrix:
         return None
     stream = param.axes.index("embed")
     rest = tuple(i for i, axis in enumerate(param.axes) if axis not in ("layers", "embed"))
     writes_stream = stream == len(param.axes) - 1
-    return contrib.MuonDimensionNumbers(rest, (stream,)) if writes_stream else contrib.MuonDimensionNumbers((stream,), rest)
+    return (
+        contrib.MuonDimensionNumbers(rest, (stream,))
+        if writes_stream
+        else contrib.MuonDimensionNumbers((stream,), rest)
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-# The first steps after compilation warm caches and allocators; the trace starts behind them and stays small enough to open.
+# The first steps after compilation warm caches and allocators; the trace starts behind them and stays small enough to
+# open.
 FIRST, COUNT = 5, 5
 
 

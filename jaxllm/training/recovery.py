@@ -23,7 +23,8 @@ class Watch:
         self._high_in_a_row = 0
 
     def observe(self, loss: float, finite: bool) -> str | None:
-        """The reason to roll back after this step, or None. High losses are kept out of the window they are compared with."""
+        """The reason to roll back after this step, or None. High losses are kept out of the window they are compared
+        with."""
         if not finite:
             self._bad_in_a_row += 1
             if self._bad_in_a_row >= self.config.max_bad_steps:

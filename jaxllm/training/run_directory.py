@@ -10,7 +10,8 @@ from pathlib import Path
 from jaxllm import config as configs
 from jaxllm.training.experiment import Experiment
 
-# What may differ between the sessions of one run: how long, how observed, how saved, on which devices. The rest defines it.
+# What may differ between the sessions of one run: how long, how observed, how saved, on which devices. The rest defines
+# it.
 RESUMABLE = (
     "name",
     "training.steps",
@@ -77,8 +78,8 @@ class RunDirectory:
     def settle_config(self, experiment: Experiment) -> Experiment:
         """Write the resolved config, or check it against the one the run was started with.
 
-        A vocabulary size of 0 in `experiment` takes the recorded one. Raises ValueError naming each difference that would make
-        it another run.
+        A vocabulary size of 0 in `experiment` takes the recorded one. Raises ValueError naming each difference that
+        would make it another run.
         """
         if self.config_file.exists():
             recorded = read_config(self.config_file)

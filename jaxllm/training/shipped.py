@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 def restore_params(run: str | Path, step: int | None = None) -> tuple[Experiment, Any, int]:
     """`(experiment, params, step)` of the newest whole checkpoint, or of one step; arrays go to the first local device.
 
-    Nothing is written, so a run that is still going can be read. The parameters are the moving average where the run keeps
-    one, and schedule-free's averaged point where that is the optimizer. A damaged checkpoint is logged and the one before it
-    is used. Raises CheckpointError when there is none, or when the wanted one is damaged.
+    Nothing is written, so a run that is still going can be read. The parameters are the moving average where the run
+    keeps one, and schedule-free's averaged point where that is the optimizer. A damaged checkpoint is logged and the
+    one before it is used. Raises CheckpointError when there is none, or when the wanted one is damaged.
     """
     run = Path(run)
     experiment = read_config(run / "config.json")
@@ -60,7 +60,9 @@ def _restore(directory: Path, experiment: Experiment) -> Any:
     optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps)
     state = jax.eval_shape(lambda: initial_state(spec, optimizer, 0, False))
     training = {name: getattr(state, name) for name in ("step", "opt_state", "key_data", "skipped")}
-    return evaluation_params(experiment.optimizer, params, restore_item(directory, "training", _here(training))["opt_state"])
+    return evaluation_params(
+        experiment.optimizer, params, restore_item(directory, "training", _here(training))["opt_state"]
+    )
 
 
 def _here(tree: Any) -> Any:

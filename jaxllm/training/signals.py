@@ -15,7 +15,8 @@ class StopRequest:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
-        # Python delivers signals to the main thread only; elsewhere (a notebook's worker, a test) there is nothing to install.
+        # Python delivers signals to the main thread only; elsewhere (a notebook's worker, a test) there is nothing to
+        # install.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)

@@ -41,12 +41,15 @@ def initial_state(spec: Spec, optimizer: optax.GradientTransformation, seed: int
 def state_shardings(state: TrainState, spec: Spec, layout: Layout) -> TrainState:
     """A sharding for each leaf of the (abstract) state.
 
-    What the optimizer keeps in a parameter's image (same path end, same shape) lies as the parameter does; all else is replicated.
+    What the optimizer keeps in a parameter's image (same path end, same shape) lies as the parameter does; all else is
+    replicated.
     """
     params = param_shardings(spec, layout)
     replicated = NamedSharding(layout.mesh, PartitionSpec())
     declared = jax.tree_util.tree_leaves_with_path(spec)
-    images = {path: (param.shape, sharding) for (path, param), sharding in zip(declared, jax.tree.leaves(params), strict=True)}
+    images = {
+        path: (param.shape, sharding) for (path, param), sharding in zip(declared, jax.tree.leaves(params), strict=True)
+    }
 
     def place(path, leaf):
         for start in range(len(path)):
@@ -72,5 +75,7 @@ def abstract_state(
     """Shapes with shardings, and the shardings alone; nothing is allocated."""
     shapes = jax.eval_shape(lambda: initial_state(spec, optimizer, seed, ema))
     shardings = state_shardings(shapes, spec, layout)
-    placed = jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings)
+    placed = jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )
     return placed, shardings

@@ -42,7 +42,9 @@ def make_step(
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        params, opt_state, ema = jax.tree.map(keep, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+        params, opt_state, ema = jax.tree.map(
+            keep, (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        )
         skipped = state.skipped + ~finite
         metrics |= {
             "loss": loss,

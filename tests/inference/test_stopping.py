@@ -37,7 +37,7 @@ def test_pieces_give_what_the_whole_text_gives(pieces, stops):
 
 def test_nothing_of_a_stop_string_is_shown_before_it_is_clear():
     scanner = StopScanner(["END"])
-    assert [scanner.push(piece) for piece in ("so E", "N", "Ough EN", "D and more", "E")] == ["so ", "", "ENough ", "", ""]
+    assert [scanner.push(piece) for piece in ("so E", "N", "ough EN", "D and more", "E")] == ["so ", "", "ENough ", "", ""]
     assert scanner.stopped
     assert scanner.flush() == ""
 

@@ -16,7 +16,12 @@ from jaxllm.training.loop import Silent
 from jaxllm.training.optimizers import OptimizerConfig
 from jaxllm.training.run_directory import read_config
 
-SENTENCES = [f"The {animal} {verb} over the {thing}.\n" for animal in ("fox", "cat") for verb in ("jumps", "looks") for thing in ("dog", "wall")]
+SENTENCES = [
+    f"The {animal} {verb} over the {thing}.\n"
+    for animal in ("fox", "cat")
+    for verb in ("jumps", "looks")
+    for thing in ("dog", "wall")
+]
 
 
 @pytest.fixture(scope="module")

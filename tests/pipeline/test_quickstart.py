@@ -39,7 +39,17 @@ def figures(tmp_path_factory):
 
 def test_the_report_states_what_it_promises(figures):
     report = (figures.directory / "report.md").read_text()
-    for promised in ("bits per byte", "uniform over bytes", "order-3 byte n-gram", "parameters", "FLOPs per token", "tokens/s", "MFU", "Wall clock", "jaxllm chat"):
+    for promised in (
+        "bits per byte",
+        "uniform over bytes",
+        "order-3 byte n-gram",
+        "parameters",
+        "FLOPs per token",
+        "tokens/s",
+        "MFU",
+        "Wall clock",
+        "jaxllm chat",
+    ):
         assert promised in report
     assert f"{figures.outcome.val_bpb:.4f}" in report
     assert (figures.directory / "loss.png").read_bytes().startswith(b"\x89PNG")
