@@ -42,10 +42,12 @@ def run(arguments: list[str]) -> int:
     for line in lines():
         if line == "/quit":
             break
-        if line.startswith("/") and not line.startswith("//"):
-            notes.print(session.command(line[1:]), style="dim")
-        else:
-            take_turn(session, line[1:] if line.startswith("//") else line, notes)
+        try:
+            respond(session, line, notes)
+        except KeyboardInterrupt:
+            notes.print("(stopped)", style="dim")
+        except ValueError as error:  # a text or a setting that can't be: the session goes on without it
+            notes.print(f"error: {error}", style="red")
     return 0
 
 
@@ -99,7 +101,7 @@ class Session:
         return ended
 
     def command(self, line: str) -> str:
-        """What to reply to a line that began with a slash."""
+        """What to reply to a line that began with a slash. Raises ValueError for a value that can't be."""
         name, _, value = line.partition(" ")
         match name:
             case "help":
@@ -110,11 +112,8 @@ class Session:
         settings = [*SAMPLING, "max_new_tokens", "seed"]
         if name not in settings:
             return f"unknown command /{name}{did_you_mean(name, ['help', 'new', 'quit', *settings])}; /help lists them"
-        try:
-            if value.strip():
-                self._set(name, value.strip())
-        except ValueError as error:
-            return f"error: {error}"
+        if value.strip():
+            self._set(name, value.strip())
         return f"{name} is {getattr(self.sampling if name in SAMPLING else self, name)}"
 
     def _set(self, name: str, value: str) -> None:
@@ -135,24 +134,23 @@ class Session:
             setattr(self, name, number)
 
 
-def take_turn(session: Session, text: str, notes: Any) -> None:
-    """Show how the model goes on. A text it can't take, or Ctrl-C, ends the turn and not the session."""
+def respond(session: Session, line: str, notes: Any) -> None:
+    """Carry out a command, or show how the model goes on after a text."""
+    if line.startswith("/") and not line.startswith("//"):
+        notes.print(session.command(line[1:]), style="dim")
+        return
+    prompt, dropped = session.prompt(line[1:] if line.startswith("//") else line)
+    if dropped:
+        notes.print(f"(the oldest {dropped} tokens no longer fit the context and are forgotten)", style="dim")
     page = Page()
     try:
-        prompt, dropped = session.prompt(text)
-        if dropped:
-            notes.print(f"(the oldest {dropped} tokens no longer fit the context and are forgotten)", style="dim")
         with contextlib.closing(session.answer(prompt)) as pieces:
             for piece in pieces:
                 page.write(piece)
+    finally:
         page.end()
-        if session.new_document():
-            notes.print("(the model ended its document here; your next text begins a new one)", style="dim")
-    except KeyboardInterrupt:
-        page.end()
-        notes.print("(stopped)", style="dim")
-    except ValueError as error:
-        notes.print(f"error: {error}", style="red")
+    if session.new_document():
+        notes.print("(the model ended its document here; your next text begins a new one)", style="dim")
 
 
 def lines() -> Iterator[str]:

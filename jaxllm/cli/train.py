@@ -44,11 +44,9 @@ def run(arguments: list[str]) -> int:
 
 def plan_run(source: str, arguments: list[str]) -> tuple[Any, Path, bool]:
     """(config, run directory, whether to profile). Raises ValueError if `source` names nothing that can be run."""
-    from jaxllm.config import apply_overrides, from_json, load_experiment
+    from jaxllm.config import apply_overrides, load_experiment
     from jaxllm.training.experiment import Experiment
-
-    def recorded(file: Path) -> Experiment:
-        return from_json(file.read_text(encoding="utf-8"), Experiment, source=str(file))
+    from jaxllm.training.run_directory import read_config
 
     run_directory, profile, overrides = _own_options(arguments)
     path = Path(source)
@@ -58,12 +56,12 @@ def plan_run(source: str, arguments: list[str]) -> tuple[Any, Path, bool]:
                 f"{path} is a run, which would be resumed where it is; "
                 f"to replay it elsewhere: jaxllm train {path / 'config.json'} --run {run_directory}"
             )
-        config, default = recorded(path / "config.json"), path
+        config, default = read_config(path / "config.json"), path
     elif path.suffix == ".json":
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
         original = path.parent if path.parent.name not in ("", "..") else path.resolve().parent
-        config, default = recorded(path), original.with_name(f"{original.name}-replay")
+        config, default = read_config(path), original.with_name(f"{original.name}-replay")
     elif path.is_dir() and len(path.parts) > 1:
         raise ValueError(f"{path} holds no config.json, so it is no run that could be resumed")
     else:

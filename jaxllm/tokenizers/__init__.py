@@ -4,6 +4,8 @@
     ids = tokenizer.encode("Hello")
     tokenizer.save("runs/one/tokenizer")
     tokenizer = load("runs/one/tokenizer")
+
+A tokenizer.json that another program wrote can be loaded if it is a byte-level BPE.
 """
 
 from jaxllm.tokenizers.byte import ByteTokenizer

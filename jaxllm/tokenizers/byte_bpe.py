@@ -24,9 +24,6 @@ from jaxllm.tokenizers.table import TableTokenizer
 _CACHE_PIECES = 1 << 18
 _CACHE_LONGEST = 64
 
-# Above this length, merging all occurrences of one pair at a time costs more than keeping the pairs in a heap.
-_LONG = 48
-
 # Well-formed UTF-8 (Unicode standard, table 3-7), as far as it reaches.
 _UTF8 = re.compile(
     rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
@@ -64,7 +61,6 @@ class ByteBPE(TableTokenizer):
         # str.translate takes a table from code points, and decoding as Latin-1 makes a code point of each byte.
         self._symbols = {byte: chr(vocabulary[bytes([byte])]) for byte in range(256)}
         self._ranks, self._merged = _tabulate(self._merges, vocabulary)
-        self._in_order = _produces_before_use(self._ranks, self._merged)
         self._pieces = _PieceCache(self._encode_piece)
 
     def __reduce__(self):
@@ -122,33 +118,20 @@ class ByteBPE(TableTokenizer):
         except UnicodeEncodeError:
             position = re.search("[\ud800-\udfff]", text).start()
             raise ValueError(
-                f"character {position} of the text is {text[position]!r}, half of a UTF-16 pair, which is not Unicode text;"
-                ' make it U+FFFD, for instance by text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+                f"character {position} of the text is {text[position]!r}, half of a UTF-16 pair and not Unicode text; "
+                'make it U+FFFD, for instance by text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
             ) from None
 
     def _encode_piece(self, piece: bytes) -> tuple[int, ...]:
-        symbols = piece.decode("latin-1").translate(self._symbols)
-        if len(symbols) > _LONG or not self._in_order:
-            symbols = self._merge_by_heap(symbols)
-        else:
-            symbols = self._merge_by_pair(symbols)
-        return tuple(map(ord, symbols))
+        return tuple(map(ord, self._merge(piece.decode("latin-1").translate(self._symbols))))
 
-    def _merge_by_pair(self, symbols: str) -> str:
-        """Merges all occurrences of the lowest-ranking pair at once, and so on."""
-        ranks, merged = self._ranks, self._merged
-        while candidates := ranks.keys() & set(map(add, symbols, symbols[1:])):
-            pair = min(candidates, key=ranks.__getitem__)
-            symbols = symbols.replace(pair, merged[ranks[pair]])
-        return symbols
+    def _merge(self, symbols: str) -> str:
+        """What merge_slowly says, on symbols, in O(n log n) for n of them.
 
-    def _merge_by_heap(self, symbols: str) -> str:
-        """Merges one pair at a time, of those with the lowest rank the leftmost, in O(n log n) for n symbols.
-
-        This is the definition. The other way gives the same if no merge ranks below one that makes a part of it.
+        The merged symbol takes the left one's place, and the right one's place becomes empty.
         """
         ranks, merged = self._ranks, self._merged
-        parts = [*symbols, ""]  # what has been merged into its left neighbour is "", and so is the end
+        parts = [*symbols, ""]  # the end is a neighbour too
         following = list(range(1, len(parts) + 1))
         preceding = list(range(-1, len(parts) - 1))
         waiting = [(ranks[pair], i) for i, pair in enumerate(map(add, symbols, symbols[1:])) if pair in ranks]
@@ -157,7 +140,7 @@ class ByteBPE(TableTokenizer):
             rank, i = heappop(waiting)
             j = following[i]
             # The pair may have been merged with its neighbours since it was put there.
-            if j >= len(parts) or ranks.get(parts[i] + parts[j]) != rank:
+            if ranks.get(parts[i] + parts[j]) != rank:
                 continue
             parts[i], parts[j] = merged[rank], ""
             following[i] = k = following[j]
@@ -201,7 +184,11 @@ def _tabulate(
     return ranks, merged
 
 
-def _produces_before_use(ranks: Mapping[str, int], merged: Sequence[str]) -> bool:
-    """Whether every merge that makes a token ranks below every merge of that token with another."""
-    last_made = {symbol: rank for rank, symbol in enumerate(merged)}
-    return all(last_made.get(symbol, -1) < rank for pair, rank in ranks.items() for symbol in pair)
+def merge_slowly(piece: bytes, merges: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """The definition: of the adjacent pairs with the lowest rank, the leftmost is merged, until none has a rank."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    tokens = [bytes([byte]) for byte in piece]
+    while found := [(ranks[pair], i) for i, pair in enumerate(zip(tokens, tokens[1:], strict=False)) if pair in ranks]:
+        _, i = min(found)
+        tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]
+    return tokens

@@ -42,8 +42,8 @@ def train_byte_bpe(
     learned, merges = learn_merges(pieces, vocab_size - fixed)
     if learned < vocab_size - fixed:
         raise ValueError(
-            f"the text supports {learned:,} merges, so the largest possible tokenizer.vocab_size is {fixed + learned:,}"
-            f" (256 bytes, {learned:,} merges, {len(special_tokens)} special tokens), but {vocab_size:,} was asked for; "
+            f"the text supports {learned:,} merges, so tokenizer.vocab_size can be at most {fixed + learned:,} "
+            f"(256 bytes, the merges and {len(special_tokens)} special), but {vocab_size:,} was asked for; "
             "lower it, or give more text"
         )
     return ByteBPE.from_merges(merges, split_pattern, special_tokens)
@@ -129,3 +129,28 @@ class _Pairs:
         counts.pop(pair, None)
         for new in risen:
             heappush(self._heap, (-counts[new], new))
+
+
+def learn_merges_slowly(pieces: Counter[str], count: int) -> list[Merge]:
+    """The definition: all pairs are counted anew for each merge."""
+    ids = {bytes([byte]): i for i, byte in enumerate(BYTE_ORDER)}
+    words = {piece: [bytes([byte]) for byte in piece.encode("utf-8")] for piece in pieces}
+    merges: list[Merge] = []
+    while len(ids) < len(BYTE_ORDER) + count:
+        counts: Counter[Merge] = Counter()
+        for piece, word in words.items():
+            for pair in zip(word, word[1:], strict=False):
+                counts[pair] += pieces[piece]
+        frequent = [pair for pair in counts if counts[pair] >= MIN_COUNT]
+        if not frequent:
+            break
+        left, right = min(frequent, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
+        merges.append((left, right))
+        ids.setdefault(left + right, len(ids))
+        for word in words.values():
+            i = 0
+            while i < len(word) - 1:
+                if (word[i], word[i + 1]) == (left, right):
+                    word[i : i + 2] = [left + right]
+                i += 1
+    return merges

@@ -72,8 +72,11 @@ class Checkpoints:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
+            self.wait()
+        except CheckpointError as failure:
             if error is None:
-                self.wait()
+                raise
+            error.add_note(f"besides, it {failure}")
         finally:
             self._manager.close()
 
@@ -169,7 +172,7 @@ class Mismatch(CheckpointError):
 
 
 def restore_item(directory: epath.PathLike, item: str, target: Any) -> Any:
-    """One item (`params`, `ema` or `training`) of a checkpoint directory, as a pytree like `target` (abstract, with shardings).
+    """One item (`params`, `ema`, `training`) of a checkpoint directory, as a pytree like `target` (abstract, placed).
 
     Raises Mismatch naming each array that does not fit, CheckpointError when the contents do not match their digests.
     """

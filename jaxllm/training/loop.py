@@ -120,8 +120,9 @@ class Trainer:
             self.profile.stop()
             self.checkpoints.wait()
             if stopping and self.step < self.config.steps:
+                saved = self.checkpoints.steps()[-1]
                 self.reporter.say(
-                    f"{stop.signal.name} received: step {self.checkpoints.steps()[-1]} of {self.config.steps} is saved; "
+                    f"{stop.signal.name} received: step {saved} of {self.config.steps} is saved; "
                     "run the same command to resume"
                 )
         return Outcome(
@@ -143,7 +144,13 @@ class Trainer:
             self.job.objective, self.optimizer, self.schedule, config, dropout=self.job.experiment.model.dropout > 0
         )
         rows, length = config.batch_size, self.job.experiment.model.context_length
-        types = {"tokens": "int32", "targets": "int32", "weights": "float32", "segment_ids": "int32", "positions": "int32"}
+        types = {
+            "tokens": "int32",
+            "targets": "int32",
+            "weights": "float32",
+            "segment_ids": "int32",
+            "positions": "int32",
+        }
         sharding = self.layout.sharding("batch", "length")
         batch = {name: jax.ShapeDtypeStruct((rows, length), t, sharding=sharding) for name, t in types.items()}
         start = time.perf_counter()
@@ -156,18 +163,26 @@ class Trainer:
         memory = self.train_step.memory_analysis()
         devices = self.layout.mesh.devices
         axes = " x ".join(f"{name}={size}" for name, size in self.layout.mesh.shape.items())
-        used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        used = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
         lines = [
-            f"model      {count(self.job.spec):,} parameters, {model.num_layers} layers, context {model.context_length}, "
-            f"{model.compute_dtype} compute, float32 parameters",
+            f"model      {count(self.job.spec):,} parameters, {model.num_layers} layers, "
+            f"context {model.context_length}, {model.compute_dtype} compute, float32 parameters",
             f"mesh       {devices.size} {devices.flat[0].device_kind} ({axes})",
             f"batch      {self.config.batch_size} rows of {model.context_length} tokens in {self.config.accumulation} "
             f"microbatch(es), remat {self.config.remat}",
-            "attention  " + "; ".join(f"{s.repeats} x {len(s.blocks)}: dot products over the whole row" for s in model.segments()),
+            "attention  "
+            + "; ".join(f"{s.repeats} x {len(s.blocks)}: dot products over the whole row" for s in model.segments()),
             f"compute    {self.job.flops_per_token / 1e6:,.1f} MFLOP per token, "
             f"{self.job.flops_per_token * self.config.batch_size * model.context_length / 1e9:,.1f} GFLOP per step",
-            f"memory     {used / 2**20:,.0f} MiB per device for the step ({memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary)",
-            f"optimizer  {experiment.optimizer.kind}, {experiment.optimizer.schedule} schedule, {self.config.steps} steps",
+            f"memory     {used / 2**20:,.0f} MiB per device for the step "
+            f"({memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary)",
+            f"optimizer  {experiment.optimizer.kind}, {experiment.optimizer.schedule} schedule, "
+            f"{self.config.steps} steps",
             f"compiled   in {self.compile_seconds:.1f} s",
         ]
         return "\n".join(lines)
@@ -248,7 +263,9 @@ class Trainer:
         self.reporter.progress(row, self.config.steps)
         if not values["finite"]:
             self.log.write({"event": "skipped_step", "step": step})
-            self.reporter.say(f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: update left out")
+            self.reporter.say(
+                f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: update left out"
+            )
         return self.watch.observe(values["loss"], bool(values["finite"]))
 
     def _mfu(self, tokens_per_second: float) -> float | None:
@@ -270,7 +287,9 @@ class Trainer:
         sums = jax.device_get(sums)
         nll, weight, size = (sum(float(s[name]) for s in sums) for name in ("nll", "weight", "bytes"))
         if not weight:
-            raise ValueError("the validation part holds no target to predict: give more text, or validate on a larger part")
+            raise ValueError(
+                "the validation part holds no target to predict: give more text, or validate on a larger part"
+            )
         # A model of a bare vocabulary of special tokens would stand for no bytes.
         self.val = {"val_loss": nll / weight, "val_bpb": nll / math.log(2) / size if size else math.nan}
         self._evaluated_at = self.step
@@ -308,7 +327,8 @@ class Trainer:
         row = {"event": "rollback", "step": self.step, "from_step": came_from, "reason": reason}
         self.log.write(row)
         self.reporter.say(
-            f"step {came_from}: {reason}; rolled back to step {self.step} and skipped the {came_from - self.step} batches since"
+            f"step {came_from}: {reason}; rolled back to step {self.step} and skipped the "
+            f"{came_from - self.step} batches since"
         )
         self._clock = time.perf_counter()
 

@@ -53,7 +53,7 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of updates done, reaching `final_ratio` of the peak when `steps` are done.
+    """Learning rate as a function of the updates done, reaching `final_ratio` of the peak when `steps` are done.
 
     No update is wasted at rate 0: the first uses peak / warmup_steps, the last a rate just above the final one. Raises
     ValueError when the warmup does not fit.

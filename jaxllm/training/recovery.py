@@ -52,7 +52,7 @@ class Watch:
         if self.rollbacks > self.config.max_rollbacks:
             raise FloatingPointError(
                 f"the run diverged again after {self.config.max_rollbacks} rollbacks (recovery.max_rollbacks): lower "
-                "optimizer.learning_rate, lengthen optimizer.warmup_steps, or look at the data of the batches in the log"
+                "optimizer.learning_rate, lengthen optimizer.warmup_steps, or look at the data of the batches logged"
             )
         self._forget()
 

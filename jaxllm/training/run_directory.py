@@ -37,11 +37,10 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held as long as the run
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        try:
             # The kernel drops this lock when the process ends, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(self._lock.fileno(), 0)
+            os.write(self._lock.fileno(), str(os.getpid()).encode())
         except BlockingIOError as error:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "unknown"
@@ -49,9 +48,8 @@ class RunDirectory:
             raise ValueError(
                 f"another run (process {owner}) is using {self.path}: wait for it, stop it, or choose another --run DIR"
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def __enter__(self) -> RunDirectory:
         return self

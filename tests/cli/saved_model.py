@@ -1,4 +1,4 @@
-"""A model on disk for the verbs that take one: random weights, so what it writes is random bytes, but always the same."""
+"""Models on disk for the verbs that take one: their weights are random, but what they write is always the same."""
 
 import jax
 
@@ -29,7 +29,8 @@ def ending_model() -> LanguageModel:
     lm = small_model()
     params = jax.tree.map(lambda x: x * 0, lm.params)
     params = params.replace(
-        embedding=params.embedding.at[:, 0].set(1.0).at[256, 0].set(9.0), norm=params.norm.replace(scale=params.norm.scale + 1)
+        embedding=params.embedding.at[:, 0].set(1.0).at[256, 0].set(9.0),
+        norm=params.norm.replace(scale=params.norm.scale + 1),
     )
     return LanguageModel(lm.config, params, lm.tokenizer)
 

@@ -8,7 +8,7 @@ import pytest
 from jaxllm.cli.generate import run
 from jaxllm.cli.main import main
 from jaxllm.cli.writing import DEFAULTS, SAMPLING, printable
-from jaxllm.inference import SamplingConfig, complete, generate
+from jaxllm.inference import SamplingConfig, generate
 
 from .saved_model import ending_model, saved, small_model
 
@@ -33,21 +33,22 @@ def test_the_text_goes_to_standard_output_and_its_speed_to_standard_error(lm, mo
     captured = capsys.readouterr()
     assert captured.out == generate(lm, "def f", max_new_tokens=30, seed=5).removesuffix("\n") + "\n"
     assert re.fullmatch(
-        r"prompt of 6 tokens, \d+\.\d\d s to the first token; 30 tokens written, [\d,]+\.\d tokens/s; ended by length\n",
+        r"prompt of 6 tokens, \d+\.\d\d s to the first token; "
+        r"30 tokens written, [\d,]+\.\d tokens/s; ended by length\n",
         captured.err,
     )
 
 
 def test_every_option_reaches_the_sampler(lm, model, capsys):
-    options = "--temperature 0.8 --top-k 40 --top-p 0.9 --min-p 0.01 --repetition-penalty 1.2 --max-new-tokens 20".split()
-    run([model, "--prompt", "a", *options])
+    options = ["--temperature=0.8", "--top-k=40", "--top-p=0.9", "--min-p=0.01", "--repetition-penalty=1.2"]
+    run([model, "--prompt", "a", "--max-new-tokens", "20", *options])
     sampling = SamplingConfig(0.8, 40, 0.9, 0.01, 1.2)
     assert capsys.readouterr().out.rstrip("\n") == generate(lm, "a", max_new_tokens=20, sampling=sampling).rstrip("\n")
 
 
 def test_samples_have_a_seed_each(lm, model, capsys):
     run([model, "--prompt", "a", "--max-new-tokens", "12", "--num-samples", "2", "--seed", "3"])
-    texts = [generation.text.removesuffix("\n") for generation in complete(lm, ["a", "a"], max_new_tokens=12, seed=[3, 4])]
+    texts = [generate(lm, "a", max_new_tokens=12, seed=seed).removesuffix("\n") for seed in (3, 4)]
     captured = capsys.readouterr()
     assert captured.out == "--- sample 1, seed 3\n{}\n--- sample 2, seed 4\n{}\n".format(*texts)
     assert "24 tokens written" in captured.err

@@ -195,7 +195,10 @@ def test_parameters_that_are_not_finite_are_reported(small):
         ([[1], []], "prompt 1 has no tokens"),
         ([[1, 2, 90]], "the prompt has token 90 at position 2; the vocabulary has 0 to 89"),
         ([[1], [-1]], "prompt 1 has token -1 at position 0; the vocabulary has 0 to 89"),
-        ([[1] * 64], r"the prompt has 64 tokens; the model reads at most 63 \(its context of 64 .*shorten it by 1 or more"),
+        (
+            [[1] * 64],
+            r"the prompt has 64 tokens; the model reads at most 63 \(its context of 64 .*shorten it by 1 or more",
+        ),
     ],
 )
 def test_impossible_prompts_are_refused(small, prompts, message):

@@ -30,7 +30,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def lm(tokenizer):
-    return LanguageModel(CONFIG, twins.parameters(CONFIG), tokenizer, Origin("small", step=7, val_loss=2.5, val_bpb=1.25))
+    return LanguageModel(
+        CONFIG, twins.parameters(CONFIG), tokenizer, Origin("small", step=7, val_loss=2.5, val_bpb=1.25)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,9 @@ def edit_card(path, change):
 
 def damage_arrays(path):
     """Flip one bit in the middle of the largest file."""
-    largest = max((file for file in (path / "params").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest = max(
+        (file for file in (path / "params").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size
+    )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
@@ -134,7 +138,10 @@ def damage_arrays(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: edit_card(path, lambda card: card.update(version=2)), "written by a newer jaxllm: config version 2"),
+        (
+            lambda path: edit_card(path, lambda card: card.update(version=2)),
+            "written by a newer jaxllm: config version 2",
+        ),
         (lambda path: edit_card(path, lambda card: card["model"].update(d_ff=9)), "unknown field model.d_ff"),
         (
             lambda path: edit_card(path, lambda card: card["model"].update(context_length=9, positions="learned")),
@@ -148,7 +155,9 @@ def damage_arrays(path):
         (lambda path: shutil.rmtree(path / "params"), "params cannot be read"),
         (lambda path: shutil.rmtree(path / "tokenizer"), "tokenizer"),
         (
-            lambda path: tokenizers.train(tokenizers.TokenizerConfig(kind="character"), ["abc"]).save(path / "tokenizer"),
+            lambda path: tokenizers.train(tokenizers.TokenizerConfig(kind="character"), ["abc"]).save(
+                path / "tokenizer"
+            ),
             "is not the tokenizer that the model was saved with",
         ),
     ],

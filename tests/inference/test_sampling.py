@@ -26,7 +26,12 @@ def draw(logits_V, config, draws, seen=None, vocab_size=VOCAB_SIZE, seed=0):
     """`draws` independent tokens for one row of logits."""
     keys = jax.random.split(jax.random.key(seed), draws)
     seen = np.zeros(V, bool) if seen is None else seen
-    rows = (jnp.broadcast_to(logits_V, (draws, V)), as_arrays([config] * draws), jnp.broadcast_to(seen, (draws, V)), keys)
+    rows = (
+        jnp.broadcast_to(logits_V, (draws, V)),
+        as_arrays([config] * draws),
+        jnp.broadcast_to(seen, (draws, V)),
+        keys,
+    )
     return np.asarray(jitted_sample(*rows, vocab_size=vocab_size))
 
 
@@ -87,7 +92,7 @@ def test_repetition_penalty_is_the_twins():
     ],
 )
 def test_draws_follow_the_exact_distribution(config):
-    """Chi-square of 20,000 draws; a p-value under 1e-4 happens by chance once in 10,000 such tests, and the seeds are fixed."""
+    """Chi-square of 20,000 draws. By chance one such test in 10,000 would fail, but the seeds are fixed."""
     row, draws = logits(1, seed=4)[0], 20_000
     seen = np.arange(V) % 3 == 0
     expected = twins.distribution(row, seen, config, VOCAB_SIZE) * draws
@@ -119,11 +124,19 @@ def test_greedy_takes_the_likeliest_after_the_penalty_and_nearly_greedy_agrees()
 
 def test_each_row_has_its_own_settings():
     """A row's token is the same whatever the rows beside it ask for."""
-    configs = [SamplingConfig(0.0), SamplingConfig(), SamplingConfig(top_k=3), SamplingConfig(top_p=0.5), SamplingConfig(min_p=0.3)]
+    configs = [
+        SamplingConfig(0.0),
+        SamplingConfig(),
+        SamplingConfig(top_k=3),
+        SamplingConfig(top_p=0.5),
+        SamplingConfig(min_p=0.3),
+    ]
     rows, keys = logits(5, seed=5), jax.random.split(jax.random.key(6), 5)
     run = functools.partial(jitted_sample, vocab_size=VOCAB_SIZE)
     together = run(rows, as_arrays(configs), np.zeros((5, V), bool), keys)
-    alone = [run(rows[i : i + 1], as_arrays([configs[i]]), np.zeros((1, V), bool), keys[i : i + 1])[0] for i in range(5)]
+    alone = [
+        run(rows[i : i + 1], as_arrays([configs[i]]), np.zeros((1, V), bool), keys[i : i + 1])[0] for i in range(5)
+    ]
     assert together.tolist() == alone
     assert together[0] == rows[0, :VOCAB_SIZE].argmax()
 

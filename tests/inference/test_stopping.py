@@ -30,14 +30,22 @@ def test_pieces_give_what_the_whole_text_gives(pieces, stops):
         held = seen[len(shown) :]
         if not scanner.stopped:
             assert seen.startswith(shown)
-            assert not held or any(stop.startswith(held) and stop != held for stop in stops), "held back without a reason"
+            assert not held or any(stop.startswith(held) and stop != held for stop in stops), (
+                "held back without a reason"
+            )
     shown += scanner.flush()
     assert (shown, scanner.stopped) == cut(seen, stops)
 
 
 def test_nothing_of_a_stop_string_is_shown_before_it_is_clear():
     scanner = StopScanner(["END"])
-    assert [scanner.push(piece) for piece in ("so E", "N", "ough EN", "D and more", "E")] == ["so ", "", "ENough ", "", ""]
+    assert [scanner.push(piece) for piece in ("so E", "N", "ough EN", "D and more", "E")] == [
+        "so ",
+        "",
+        "ENough ",
+        "",
+        "",
+    ]
     assert scanner.stopped
     assert scanner.flush() == ""
 

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import what they share: `tiny`, a small job, and `kill_target`, a program that runs it."""
+"""Lets the tests of this folder import what they share: `tiny`, a small job, and `kill_target`, which runs it alone."""
 
 import sys
 from pathlib import Path

@@ -17,15 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-sys.modules["torch"] = None  # tensorboardX imports it where it finds it, for two seconds and nothing that is needed here
+import tiny
 
-import tiny  # noqa: E402
-
-from jaxllm.parallel.mesh import MeshConfig  # noqa: E402
-from jaxllm.training.experiment import RecoveryConfig  # noqa: E402
-from jaxllm.training.loop import Trainer  # noqa: E402
-from jaxllm.training.optimizers import OptimizerConfig  # noqa: E402
-from jaxllm.training.run_directory import RunDirectory  # noqa: E402
+from jaxllm.parallel.mesh import MeshConfig
+from jaxllm.training.experiment import RecoveryConfig
+from jaxllm.training.loop import Trainer
+from jaxllm.training.optimizers import OptimizerConfig
+from jaxllm.training.run_directory import RunDirectory
 
 NESTED = {"mesh": MeshConfig, "recovery": RecoveryConfig, "optimizer": OptimizerConfig}
 OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
@@ -96,4 +94,6 @@ def main(directory: str, options: str = "{}") -> int:
 
 
 if __name__ == "__main__":
+    # TensorboardX imports torch where it finds it: two seconds of each short life, for nothing that is needed here.
+    sys.modules["torch"] = None
     sys.exit(main(*sys.argv[1:]))

@@ -23,7 +23,9 @@ def digest(array: np.ndarray) -> int:
 def arrays(draw) -> np.ndarray:
     """Any bits, NaNs included, of one of a few shapes and types: each pair compiles once."""
     shape, dtype = draw(st.sampled_from(SHAPES)), jnp.dtype(draw(st.sampled_from(DTYPES)))
-    content = draw(st.binary(min_size=int(np.prod(shape)) * dtype.itemsize, max_size=int(np.prod(shape)) * dtype.itemsize))
+    content = draw(
+        st.binary(min_size=int(np.prod(shape)) * dtype.itemsize, max_size=int(np.prod(shape)) * dtype.itemsize)
+    )
     return np.frombuffer(content, np.uint8).copy().view(dtype).reshape(shape)
 
 
@@ -72,7 +74,13 @@ def test_sharding_does_not_matter(dtype):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     content = np.random.default_rng(0).integers(0, 255, (8, 4, 16 * jnp.dtype(dtype).itemsize)).astype(np.uint8)
     array = content.view(jnp.dtype(dtype))
-    layouts = [(), ("data",), ("fsdp", None, "tensor"), (("data", "fsdp"), "tensor"), (None, None, ("tensor", "data", "fsdp"))]
+    layouts = [
+        (),
+        ("data",),
+        ("fsdp", None, "tensor"),
+        (("data", "fsdp"), "tensor"),
+        (None, None, ("tensor", "data", "fsdp")),
+    ]
     found = {digests({"x": jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))})["x"] for axes in layouts}
     assert found == {digest(array)}
 

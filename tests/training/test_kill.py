@@ -221,10 +221,11 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_disk, uninterrup
     run = small_disk / "run"
     complete(run, terminate_at=11)
     filler = fill(small_disk, leave)
-    status, _, err = complete(run)
-    assert status == 2
-    assert complaint in err
-    assert "No space left on device" in err
+    for directory in (run, small_disk / "new"):
+        status, _, err = complete(directory)
+        assert status == 2
+        assert complaint in err
+        assert "No space left on device" in err
     filler.unlink()
     assert complete(run)[0] == 0
     assert_as_if_nothing_had_been(run, uninterrupted["plain"])

@@ -185,7 +185,14 @@ def test_muon_makes_updates_of_hidden_matrices_orthogonal():
 
 def test_muon_leaves_tables_and_vectors_to_adamw():
     config = OptimizerConfig(
-        kind="muon", learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.0, b1=0.8, b2=0.9, epsilon=0.1
+        kind="muon",
+        learning_rate=0.01,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        b1=0.8,
+        b2=0.9,
+        epsilon=0.1,
     )
     spec = decoder_spec(WITH_BIASES)
     start = random_like(initialize(spec, jax.random.key(0)), 0)
@@ -227,7 +234,9 @@ def test_every_rule_lowers_the_loss(kind):
         assert shipped is state.params
         return
     expected = schedule_free_eval_params(state.opt_state, state.params)
-    distance = [float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (shipped, state.params)), strict=True)]
+    distance = [
+        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (shipped, state.params)), strict=True)
+    ]
     assert max(distance) > 1e-3, "schedule-free's average is not the point it differentiates at"
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), shipped, expected))
     # y = (1 - b1) z + b1 x: what is trained at lies between the base optimizer's point and the average that is shipped.

@@ -1,4 +1,4 @@
-"""A training job small enough to run in a second: random text that has something to learn, and batches with a position."""
+"""A training job small enough to run in a second: text with something to learn, and batches with a position."""
 
 import json
 from pathlib import Path

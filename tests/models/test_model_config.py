@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxllm.models import AttentionConfig, Block, ModelConfig, NormConfig, decoder_spec
+
+BLOCKS = st.sampled_from([Block(), Block(channel="none")])
+
+
+@given(
+    st.lists(BLOCKS, max_size=4).map(tuple), st.lists(BLOCKS, min_size=1, max_size=4).map(tuple), st.integers(1, 30)
+)
+def test_segments_are_the_blocks_in_order(prologue, pattern, layers):
+    if len(prologue) > layers:
+        with pytest.raises(ValueError, match="prologue"):
+            ModelConfig(num_layers=layers, prologue=prologue, pattern=pattern)
+        return
+    config = ModelConfig(num_layers=layers, prologue=prologue, pattern=pattern)
+    unrolled = [block for segment in config.segments() for _ in range(segment.repeats) for block in segment.blocks]
+    assert tuple(unrolled) == config.blocks()
+    assert len(config.blocks()) == layers
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"d_model": 100, "attention": AttentionConfig(num_heads=12)}, "not a multiple of model.attention.num_heads"),
+        ({"attention": AttentionConfig(num_heads=12, num_kv_heads=5)}, "multiple of num_kv_heads=5"),
+        ({"attention": AttentionConfig(num_heads=4, head_dim=7)}, "head_dim must be even, got 7"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"pattern": ()}, "at least one block"),
+        ({"vocab_size": -1}, "vocab_size must be positive"),
+    ],
+)
+def test_impossible_values_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**fields)
+
+
+def test_an_rmsnorm_has_no_bias():
+    with pytest.raises(ValueError, match="RMSNorm has no bias"):
+        NormConfig(kind="rmsnorm", bias=True)
+
+
+def test_an_unknown_vocabulary_must_be_settled_first():
+    with pytest.raises(ValueError, match="vocab_size is 0"):
+        decoder_spec(ModelConfig())

@@ -1,0 +1,85 @@
+import jax
+import jax.test_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.objectives.cross_entropy import cross_entropy, reference_cross_entropy
+
+B, T, D, V = 3, 12, 8, 50
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    keys = jax.random.split(jax.random.key(0), 4)
+    return (
+        jax.random.normal(keys[0], (B, T, D)),
+        jax.random.normal(keys[1], (V, D)),
+        jax.random.randint(keys[2], (B, T), 0, V),
+        (jax.random.uniform(keys[3], (B, T)) > 0.3).astype(jnp.float32) * 1.5,
+    )
+
+
+def with_gradients(function, arrays, **settings):
+    x, head, targets, weights = arrays
+
+    def scaled(x, head):
+        loss, sums = function(x, head, targets, weights, **settings)
+        return 3 * loss, sums
+
+    return jax.jit(jax.value_and_grad(scaled, argnums=(0, 1), has_aux=True))(x, head)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 4, 12])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_equals_its_slow_twin(arrays, chunk, z_loss):
+    fast = with_gradients(cross_entropy, arrays, chunk=chunk, z_loss=z_loss)
+    slow = with_gradients(reference_cross_entropy, arrays, z_loss=z_loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), fast, slow)
+
+
+def test_bfloat16_activations(arrays):
+    low = (arrays[0].astype(jnp.bfloat16), *arrays[1:])
+    (fast, _), (grad_x, grad_head) = with_gradients(cross_entropy, low)
+    (slow, _), (slow_x, slow_head) = with_gradients(reference_cross_entropy, low)
+    assert grad_x.dtype == jnp.bfloat16 and grad_head.dtype == jnp.float32
+    np.testing.assert_allclose(fast, slow, rtol=1e-2)
+    np.testing.assert_allclose(grad_head, slow_head, rtol=0.1, atol=0.1)
+
+
+def test_gradient_against_finite_differences(arrays):
+    x, head, targets, weights = arrays
+    jax.test_util.check_grads(
+        lambda x, head: cross_entropy(x, head, targets, weights, z_loss=0.01)[0], (x, head), order=1, modes=["rev"], rtol=0.02
+    )
+
+
+def test_a_uniform_model_pays_log_v():
+    x, head = jnp.zeros((B, T, D)), jnp.ones((V, D))
+    loss, _ = cross_entropy(x, head, jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)))
+    assert float(loss) / (B * T) == pytest.approx(np.log(V), rel=1e-6)
+
+
+def test_logits_of_the_whole_batch_never_exist(arrays):
+    x, head, targets, weights = arrays
+    loss = jax.value_and_grad(lambda x, head: cross_entropy(x, head, targets, weights)[0], argnums=(0, 1))
+    shapes = set(all_shapes(jax.make_jaxpr(loss)(x, head).jaxpr))
+    assert not {(B, T, V), (B * T, V)} & shapes
+    twin = jax.make_jaxpr(lambda x, head: reference_cross_entropy(x, head, targets, weights)[0])(x, head)
+    assert (B, T, V) in set(all_shapes(twin.jaxpr)), "the search finds them where they are"
+
+
+def all_shapes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (v.aval.shape for v in equation.outvars)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                if hasattr(inner, "eqns"):
+                    yield from all_shapes(inner)
+                elif hasattr(inner, "jaxpr"):
+                    yield from all_shapes(inner.jaxpr)
+
+
+def test_a_chunk_that_does_not_divide_is_refused(arrays):
+    with pytest.raises(ValueError, match="chunk 5 must divide the sequence length 12"):
+        cross_entropy(*arrays, chunk=5)

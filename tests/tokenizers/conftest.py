@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from jaxllm.tokenizers import ByteBPE, train_byte_bpe
+
+SHARED = Path(os.environ.get("JAXLLM_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Real text, 90 kB of it: some pages of the language reference."""
+    return [topics[name] for name in ("class", "exprlists", "for", "function", "formatstrings", "imports", "try")]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts) -> ByteBPE:
+    return train_byte_bpe(texts, 1000)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Gives the path of a file of the shared data folder, or skips the test."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"{SHARED / name} is not there; JAXLLM_SHARED_DATA can name another folder")
+        return SHARED / name
+
+    return find
