@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jaxllm.training.loop import Reporter
+from jaxllm.training.job import Reporter
 
 # Lines in a log file are for reading afterwards: one in ten seconds tells enough.
 SECONDS_BETWEEN_LINES = 10

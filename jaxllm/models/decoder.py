@@ -126,7 +126,7 @@ def hidden_states(
     With a cache, row b's tokens stand at positions `length_B[b]` and on; the caller sees to it that they fit.
     """
     T = tokens.shape[1]
-    if config.positions == "learned" and T > config.context_length:
+    if config.positions == "learned" and config.context_length < T:
         raise ValueError(f"{T} tokens exceed the {config.context_length} learned positions of this model")
     if positions is None:
         start = jnp.zeros((1,), jnp.int32) if cache is None else cache.length_B

@@ -17,8 +17,8 @@ from flax import struct
 
 from jaxllm.parallel.sharding import constrain, current_layout
 
-# The positions of a chunk on one device: as many as keep its float32 logits within 2^22 elements (16 MB), at least 1024.
-# A chunk of n positions reads the head and reads and writes the sum of its gradient: 10 V D bytes for 6 n V D
+# The positions of a chunk on one device: as many as keep its float32 logits within 2^22 elements (16 MB), at least
+# 1024. A chunk of n positions reads the head and reads and writes the sum of its gradient: 10 V D bytes for 6 n V D
 # operations. With a few dozen, every device waits for its memory (GPT-2's head on two cores: 43 GFLOP/s with 64
 # positions, 179 with 1024).
 CHUNK_ELEMENTS = 2**22

@@ -16,7 +16,8 @@ from jaxllm.objectives.next_token import next_token
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.loop import Job, Outcome, Reporter, Trainer
+from jaxllm.training.job import Job, Outcome, Reporter
+from jaxllm.training.loop import Trainer
 from jaxllm.training.run_directory import RunDirectory
 
 # Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.

@@ -22,7 +22,7 @@ from jaxllm.pipeline.report import Figures, write_report
 from jaxllm.plan.flops import machine_peak
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
-from jaxllm.training.loop import Reporter
+from jaxllm.training.job import Reporter
 from jaxllm.training.optimizers import OptimizerConfig
 
 NGRAM_ORDER = 3

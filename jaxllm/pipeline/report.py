@@ -12,7 +12,7 @@ from jaxllm.plan.flops import RULE, parameter_count, train_flops_per_token
 from jaxllm.training.curves import draw_curves
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.history import History, read_history
-from jaxllm.training.loop import Outcome
+from jaxllm.training.job import Outcome
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from jaxllm.tokenizers.special import cut_out_special
 
 
 class Symbols:
-    """Ids are positions in `symbols`; `<|endoftext|>` comes last. `kind` says whether a symbol is a character or a byte."""
+    """Ids are positions in `symbols`; `<|endoftext|>` comes last. `kind` says whether a symbol is a character or a
+    byte."""
 
     def __init__(self, kind: str, symbols: Sequence[bytes]):
         self.kind = kind

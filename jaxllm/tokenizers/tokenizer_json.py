@@ -150,7 +150,7 @@ def _merge(entry: Any, rank: int) -> tuple[bytes, bytes]:
 
 
 def _type_of(step: Any) -> str:
-    return str(step.get("type")) if isinstance(step, Mapping) else repr(step)
+    return str(step["type"]) if isinstance(step, Mapping) and "type" in step else repr(step)
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:

@@ -9,21 +9,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxllm import config as configs
-from jaxllm.models.declare import Spec, count
-from jaxllm.objectives.next_token import Batch, Metrics, Objective
+from jaxllm.models.declare import count
+from jaxllm.objectives.next_token import Batch, Metrics
 from jaxllm.parallel.mesh import make_mesh
 from jaxllm.parallel.sharding import Layout
 from jaxllm.training.checkpoints import Checkpoints
 from jaxllm.training.experiment import Experiment
+from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
 from jaxllm.training.metrics import MetricsLog
 from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
 from jaxllm.training.profiling import Profile
@@ -31,52 +30,6 @@ from jaxllm.training.recovery import Watch
 from jaxllm.training.signals import StopRequest
 from jaxllm.training.state import TrainState, abstract_state, make_state
 from jaxllm.training.step import jit_step, make_evaluation, make_step
-
-
-class Batches(Protocol):
-    """An endless iterator over this process's part of each global batch, with a position that can be saved and
-    restored."""
-
-    def __next__(self) -> dict[str, np.ndarray]: ...
-    def get_state(self) -> dict[str, Any]: ...
-    def set_state(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the loop needs beside the experiment: the objective and the data."""
-
-    experiment: Experiment
-    spec: Spec
-    objective: Objective
-    batches: Batches
-    validation: Iterable[dict[str, np.ndarray]]
-    token_bytes: np.ndarray  # int [V], the length of each token in bytes, 0 for special tokens
-    flops_per_token: float
-    peak_flops: float | None  # of all devices together
-
-
-class Reporter(Protocol):
-    """Where the loop tells a person what happens; the command line draws a progress bar with it."""
-
-    def say(self, message: str) -> None: ...
-    def progress(self, row: dict[str, Any], steps: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run, or this session of it, ended."""
-
-    step: int
-    steps: int
-    val_loss: float | None
-    val_bpb: float | None
-    compile_seconds: float
-    stopped_by: str | None  # the signal that ended it early
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.steps
 
 
 class Trainer:
@@ -156,36 +109,7 @@ class Trainer:
         start = time.perf_counter()
         self.train_step = jit_step(step, self.layout, self.shardings).lower(self.target, batch).compile()
         self.compile_seconds = time.perf_counter() - start
-        self.reporter.say(self._plan())
-
-    def _plan(self) -> str:
-        experiment, model = self.job.experiment, self.job.experiment.model
-        memory = self.train_step.memory_analysis()
-        devices = self.layout.mesh.devices
-        axes = " x ".join(f"{name}={size}" for name, size in self.layout.mesh.shape.items())
-        used = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-        lines = [
-            f"model      {count(self.job.spec):,} parameters, {model.num_layers} layers, "
-            f"context {model.context_length}, {model.compute_dtype} compute, float32 parameters",
-            f"mesh       {devices.size} {devices.flat[0].device_kind} ({axes})",
-            f"batch      {self.config.batch_size} rows of {model.context_length} tokens in {self.config.accumulation} "
-            f"microbatch(es), remat {self.config.remat}",
-            "attention  "
-            + "; ".join(f"{s.repeats} x {len(s.blocks)}: dot products over the whole row" for s in model.segments()),
-            f"compute    {self.job.flops_per_token / 1e6:,.1f} MFLOP per token, "
-            f"{self.job.flops_per_token * self.config.batch_size * model.context_length / 1e9:,.1f} GFLOP per step",
-            f"memory     {used / 2**20:,.0f} MiB per device for the step "
-            f"({memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary)",
-            f"optimizer  {experiment.optimizer.kind}, {experiment.optimizer.schedule} schedule, "
-            f"{self.config.steps} steps",
-            f"compiled   in {self.compile_seconds:.1f} s",
-        ]
-        return "\n".join(lines)
+        self.reporter.say(describe_plan(self.job, self.layout, self.train_step.memory_analysis(), self.compile_seconds))
 
     def _resume_or_start(self) -> None:
         restored = self.checkpoints.restore(self.target)
@@ -194,6 +118,7 @@ class Trainer:
             self.state = make_state(
                 self.job.spec, self.optimizer, self.shardings, seed=self.config.seed, ema=self.config.ema_decay > 0
             )
+            self.log.write({"event": "start", "step": 0, "time": time.time(), "parameters": count(self.job.spec)})
             self._save()
             return
         for line in restored.damaged:
@@ -346,13 +271,3 @@ def _check_batch(experiment: Experiment, layout: Layout) -> None:
             f"{layout.batch_shards} devices of the data and fsdp axes: make it a multiple of {layout.batch_shards}, "
             "or change the mesh"
         )
-
-
-class Silent:
-    """A reporter for tests and programs: nothing is printed."""
-
-    def say(self, message: str) -> None:
-        """Nothing is said."""
-
-    def progress(self, row: dict[str, Any], steps: int) -> None:
-        """Nothing is drawn."""

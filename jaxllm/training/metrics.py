@@ -46,7 +46,8 @@ class MetricsLog:
         try:
             while line:
                 line = line[self._file.write(line) :]
-            self._write_board(row)
+            if "event" not in row:
+                self._write_board(row)
         except OSError as error:
             raise self._unwritable(error) from error
 

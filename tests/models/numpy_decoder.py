@@ -1,4 +1,5 @@
-"""The decoder once more, in plain float64 numpy with loops over layers: written from the papers, not from the code it checks."""
+"""The decoder once more, in plain float64 numpy with loops over layers: written from the papers, not from the code it
+checks."""
 
 import math
 

@@ -126,9 +126,7 @@ def test_cached_in_pieces_equals_the_whole(model, tokens):
     for start, stop in ((0, 7), (7, 8), (8, 18)):
         x, cache = hidden_states(params, config, tokens[:, start:stop], cache=cache)
         pieces.append(unembed(params, x))
-    np.testing.assert_allclose(
-        jnp.concatenate(pieces, 1), forward(params, config, tokens), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), forward(params, config, tokens), rtol=1e-4, atol=1e-4)
     assert cache.length_B.tolist() == [18, 18]
 
 
@@ -140,7 +138,9 @@ def test_rows_of_a_cache_may_have_come_different_ways(model, tokens):
     x, _ = hidden_states(params, config, new, cache=cache)
     for row, length in enumerate((10, 6)):
         whole = jnp.concatenate([tokens[row : row + 1, :length], new[row : row + 1]], 1)
-        np.testing.assert_allclose(unembed(params, x)[row, 0], forward(params, config, whole)[0, -1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            unembed(params, x)[row, 0], forward(params, config, whole)[0, -1], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
@@ -176,7 +176,9 @@ def test_matrices_of_the_stream_decay_and_vectors_do_not():
     mask = decay_mask(decoder_spec(GPT2))
     block = mask.segments[0][0]
     assert mask.embedding and mask.position and block.mixer.query and block.mixer.out and block.channel.down
-    assert not (mask.norm.scale or mask.norm.bias or block.mixer.query_bias or block.mixer.out_bias or block.channel.up_bias)
+    assert not (
+        mask.norm.scale or mask.norm.bias or block.mixer.query_bias or block.mixer.out_bias or block.channel.up_bias
+    )
 
 
 def test_initialization_follows_the_declaration():

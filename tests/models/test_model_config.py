@@ -7,9 +7,7 @@ from jaxllm.models import AttentionConfig, Block, ModelConfig, NormConfig, decod
 BLOCKS = st.sampled_from([Block(), Block(channel="none")])
 
 
-@given(
-    st.lists(BLOCKS, max_size=4).map(tuple), st.lists(BLOCKS, min_size=1, max_size=4).map(tuple), st.integers(1, 30)
-)
+@given(st.lists(BLOCKS, max_size=4).map(tuple), st.lists(BLOCKS, min_size=1, max_size=4).map(tuple), st.integers(1, 30))
 def test_segments_are_the_blocks_in_order(prologue, pattern, layers):
     if len(prologue) > layers:
         with pytest.raises(ValueError, match="prologue"):

@@ -1,6 +1,6 @@
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -50,7 +50,11 @@ def test_bfloat16_activations(arrays):
 def test_gradient_against_finite_differences(arrays):
     x, head, targets, weights = arrays
     jax.test_util.check_grads(
-        lambda x, head: cross_entropy(x, head, targets, weights, z_loss=0.01)[0], (x, head), order=1, modes=["rev"], rtol=0.02
+        lambda x, head: cross_entropy(x, head, targets, weights, z_loss=0.01)[0],
+        (x, head),
+        order=1,
+        modes=["rev"],
+        rtol=0.02,
     )
 
 

@@ -12,7 +12,7 @@ from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.pipeline.pretrain import pretrain, token_lengths, with_vocabulary
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
-from jaxllm.training.loop import Silent
+from jaxllm.training.job import Silent
 from jaxllm.training.optimizers import OptimizerConfig
 from jaxllm.training.run_directory import read_config
 

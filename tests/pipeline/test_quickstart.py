@@ -10,7 +10,7 @@ from jaxllm.evaluate.byte_ngram import ByteNGram
 from jaxllm.pipeline import quickstart as module
 from jaxllm.pipeline.quickstart import PROMPTS, quickstart, quickstart_experiment
 from jaxllm.tokenizers.config import TokenizerConfig
-from jaxllm.training.loop import Silent
+from jaxllm.training.job import Silent
 
 
 @pytest.fixture(scope="module")

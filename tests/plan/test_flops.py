@@ -24,7 +24,12 @@ def test_compilers_count_agrees():
     from jaxllm.objectives.next_token import next_token
 
     config = ModelConfig(
-        vocab_size=256, context_length=64, d_model=128, num_layers=1, attention=AttentionConfig(num_heads=4), mlp=MLPConfig(d_ff=512)
+        vocab_size=256,
+        context_length=64,
+        d_model=128,
+        num_layers=1,
+        attention=AttentionConfig(num_heads=4),
+        mlp=MLPConfig(d_ff=512),
     )
     types = {"tokens": "int32", "targets": "int32", "weights": "float32", "segment_ids": "int32", "positions": "int32"}
     batch = {name: jax.ShapeDtypeStruct((4, 64), t) for name, t in types.items()}
@@ -43,7 +48,13 @@ class Device:
 
 @pytest.mark.parametrize(
     ("kind", "peak"),
-    [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12), ("NVIDIA H200", 989e12), ("unheard of", None)],
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H200", 989e12),
+        ("unheard of", None),
+    ],
 )
 def test_peaks_by_name(kind, peak):
     assert peak_flops(Device(kind)) == peak

@@ -147,7 +147,9 @@ def test_half_a_character_is_replaced(tokenizer):
 
 
 def test_a_lone_surrogate_is_refused_with_its_place(tokenizer):
-    with pytest.raises(ValueError, match=r"^character 3 of the text is '\\ud83d', half of a UTF-16 pair and not Unicode"):
+    with pytest.raises(
+        ValueError, match=r"^character 3 of the text is '\\ud83d', half of a UTF-16 pair and not Unicode"
+    ):
         tokenizer.encode("abc\ud83d def")
 
 
@@ -191,7 +193,12 @@ BYTES = {bytes([byte]): byte for byte in range(256)}
 @pytest.mark.parametrize(
     "vocabulary, merges, special, message",
     [
-        ({b: i for b, i in BYTES.items() if i < 255}, [], {END_OF_TEXT: 255}, "lacks 1 of the 256 bytes, the first is 0xff"),
+        (
+            {b: i for b, i in BYTES.items() if i < 255},
+            [],
+            {END_OF_TEXT: 255},
+            "lacks 1 of the 256 bytes, the first is 0xff",
+        ),
         (BYTES, [(b"a", b"b")], {END_OF_TEXT: 256}, r"merge 0, of b'a' and b'b': b'ab' is not in the vocabulary"),
         ({**BYTES, b"ab": 256}, [(b"a", b"b")] * 2, {END_OF_TEXT: 257}, "merge 1, .* is there already, as merge 0"),
         ({**BYTES, b"ab": 97}, [], {END_OF_TEXT: 256}, "the tokens b'a' and b'ab' have the same id 97"),

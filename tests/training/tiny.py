@@ -10,7 +10,8 @@ from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
 from jaxllm.objectives.next_token import next_token
 from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import CheckpointConfig, Experiment, RecoveryConfig, TrainingConfig
-from jaxllm.training.loop import Job, Outcome, Silent, Trainer
+from jaxllm.training.job import Job, Outcome, Silent
+from jaxllm.training.loop import Trainer
 from jaxllm.training.optimizers import OptimizerConfig
 
 MODEL = ModelConfig(
@@ -114,9 +115,11 @@ def train(directory: Path, config: Experiment, batches: Batches | None = None, *
 
 
 def rows(directory: Path) -> list[dict]:
-    """The log, without what no two runs have in common: how long things took."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
+    """The log, without what no two runs have in common: when they began, and how long things took."""
+    logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in row.items() if name not in TIMING} for row in logged if row.get("event") != "start"
+    ]
 
 
 def newest_state(directory: Path, config: Experiment) -> dict[str, np.ndarray]:

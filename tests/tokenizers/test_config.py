@@ -1,0 +1,47 @@
+import pytest
+
+from jaxllm.config import from_json, to_json
+from jaxllm.tokenizers import TokenizerConfig
+from jaxllm.tokenizers.config import Split
+from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
+
+
+def test_a_config_goes_to_json_and_back():
+    config = TokenizerConfig(kind="character", vocab_size=300, split="gpt2", special_tokens=("<|endoftext|>", "<|x|>"))
+    assert from_json(to_json(config), TokenizerConfig) == config
+
+
+def test_the_names_of_splits_are_those_of_the_patterns():
+    assert set(Split.__args__) == set(SPLIT_PATTERNS)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"kind": "bpe"}, "tokenizer.kind must be one of byte_bpe, character, byte, got 'bpe'"),
+        ({"split": "o200k"}, "tokenizer.split must be one of cl100k, gpt2, got 'o200k'"),
+        (
+            {"vocab_size": 256},
+            "tokenizer.vocab_size=256 is smaller than the byte alphabet: it must be at least 257 "
+            "(256 bytes and 1 special tokens)",
+        ),
+        ({"special_tokens": ("<|x|>",)}, "tokenizer.special_tokens must include '<|endoftext|>', got ('<|x|>',)"),
+        (
+            {"special_tokens": ("<|endoftext|>", "a", "a")},
+            "tokenizer.special_tokens must be distinct and not empty, got ('<|endoftext|>', 'a', 'a')",
+        ),
+        (
+            {"special_tokens": ("<|endoftext|>", "")},
+            "tokenizer.special_tokens must be distinct and not empty, got ('<|endoftext|>', '')",
+        ),
+    ],
+)
+def test_impossible_values(fields, message):
+    with pytest.raises(ValueError) as error:
+        TokenizerConfig(**fields)
+    assert str(error.value) == message
+
+
+def test_sizes_only_bind_where_they_mean_something():
+    assert TokenizerConfig(vocab_size=257).vocab_size == 257
+    assert TokenizerConfig(kind="character", vocab_size=1).kind == "character"
