@@ -85,7 +85,9 @@ def measure(name: str, config: ModelConfig, batch: int, prompt: int, new: int, r
         for contender, run in contenders.items():
             results[contender].append(run())
     medians = {contender: median(rates) for contender, rates in results.items()}
-    print(f"{name}, {count(decoder_spec(config)):,} parameters, {batch} x {prompt} tokens read, {batch} x {new} written")
+    print(
+        f"{name}, {count(decoder_spec(config)):,} parameters, {batch} x {prompt} tokens read, {batch} x {new} written"
+    )
     for contender, (prefill, decode) in medians.items():
         print(f"  {contender:22} prefill {prefill:8,.0f} tokens/s   decode {decode:8,.1f} tokens/s")
     if "transformers, greedy" in medians:

@@ -8,6 +8,7 @@ import importlib
 
 _FILE_OF = {
     "STDLIB": "config",
+    "STDLIB_SOURCE": "config",
     "DataConfig": "config",
     "Document": "documents",
     "DocumentError": "documents",

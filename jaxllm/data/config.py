@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# Values of `DataConfig.path` for the text that every Python carries with it: its manuals, and its source code too.
 STDLIB = "stdlib"
-"""The value of `DataConfig.path` that stands for the corpus which every Python carries with it."""
+STDLIB_SOURCE = "stdlib+source"
 
 SplitMethod = Literal["auto", "name", "tail"]
 Packing = Literal["best_fit", "concat"]
@@ -15,10 +16,8 @@ class DataConfig:
     """Where the text comes from, how it is split, and how it becomes batches."""
 
     path: str = STDLIB
-    """a file, folder or glob of .txt, .md, .jsonl, .parquet (also .gz, .zst), or "stdlib": Python's own manuals"""
-
-    include_source: bool = False
-    """with path "stdlib": also the source code of the standard library"""
+    """a file, folder or glob of .txt, .md, .jsonl, .parquet (also .gz, .zst); or "stdlib", Python's own
+    manuals; or "stdlib+source", the standard library's source code too"""
 
     validation_fraction: float = 0.05
     """part of the text that is kept for validation, between 0 and 1"""
@@ -46,8 +45,6 @@ class DataConfig:
             raise ValueError(
                 f'data.path is empty; name a file, folder or glob, or "{STDLIB}" for Python\'s own documentation'
             )
-        if self.include_source and self.path != STDLIB:
-            raise ValueError(f'data.include_source needs data.path="{STDLIB}", not {self.path!r}')
         # `not 0 < x < 1` also catches NaN.
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"data.validation_fraction must lie between 0 and 1, got {self.validation_fraction}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jaxllm.data.atomic import new_directory
-from jaxllm.data.config import STDLIB, DataConfig
+from jaxllm.data.config import STDLIB, STDLIB_SOURCE, DataConfig
 from jaxllm.data.documents import Document, read_documents
 from jaxllm.data.packing import plan_packing
 from jaxllm.data.split import split_of
@@ -34,7 +34,7 @@ _FORMAT = 1
 _DOCUMENTS_FOR_NAME_SPLIT = 20
 
 # What of a config decides which text is in which store; the rest may change between runs over one corpus.
-_CORPUS_FIELDS = ("path", "include_source", "validation_fraction", "split")
+_CORPUS_FIELDS = ("path", "validation_fraction", "split")
 
 
 class SplitDocuments:
@@ -82,13 +82,16 @@ class SplitDocuments:
         return (document.text for its_part, document in self if its_part == part)
 
     def _read(self) -> Iterator[Document]:
-        if self._documents is not None:
-            return iter(self._documents)
-        if self.config.path == STDLIB:
-            from jaxllm.data.stdlib import stdlib_documents
+        return source_documents(self.config) if self._documents is None else iter(self._documents)
 
-            return stdlib_documents(include_source=self.config.include_source)
-        return read_documents(self.config.path)
+
+def source_documents(config: DataConfig) -> Iterator[Document]:
+    """What `config.path` stands for: the text that ships with Python, or files."""
+    if config.path in (STDLIB, STDLIB_SOURCE):
+        from jaxllm.data.stdlib import stdlib_documents
+
+        return stdlib_documents(include_source=config.path == STDLIB_SOURCE)
+    return read_documents(config.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ def prepare_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: s
     """Tokenizes both parts in one pass into train/ and validation/ below `directory`, or opens what is there.
 
     The directory appears as a whole or not at all. One that is there is used if it was made by the same tokenizer and
-    with the same path, include_source, validation_fraction and split; the source is then not read again.
+    with the same path, validation_fraction and split; the source is then not read again.
 
     Raises ValueError if a part gets no text, and TokenStoreError if what is there was made otherwise or is damaged;
     FileExistsError if something else is there; also what reading the documents raises.

@@ -127,4 +127,5 @@ def describe_corpus(corpus: Corpus) -> str:
     def part(name: str, store) -> str:
         return f"{store.documents:,} documents, {store.num_bytes:,} bytes, {store.num_tokens:,} tokens for {name}"
 
-    return f"corpus     {part('training', corpus.train)}; {part('validation', corpus.validation)} (split by {corpus.method})"
+    training, validation = part("training", corpus.train), part("validation", corpus.validation)
+    return f"corpus     {training}; {validation} (split by {corpus.method})"

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import jax
 
-from jaxllm.data.config import DataConfig
-from jaxllm.data.corpus import SplitDocuments
-from jaxllm.data.stdlib import stdlib_documents
+from jaxllm.data.config import STDLIB, STDLIB_SOURCE, DataConfig
+from jaxllm.data.corpus import SplitDocuments, source_documents
 from jaxllm.evaluate.byte_ngram import ByteNGram, uniform_bits_per_byte
 from jaxllm.inference import LanguageModel, generate, load
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig
@@ -53,7 +52,7 @@ def quickstart_experiment(platform: str) -> Experiment:
         optimizer = OptimizerConfig(
             kind="muon", learning_rate=6e-3, schedule="linear", warmup_steps=20, final_ratio=0.0
         )
-        return _recipe(model, training, optimizer, include_source=False)
+        return _recipe(model, training, optimizer, STDLIB)
     model = ModelConfig(
         context_length=1024,
         d_model=768,
@@ -66,17 +65,15 @@ def quickstart_experiment(platform: str) -> Experiment:
     )
     training = TrainingConfig(steps=1500, batch_size=32, eval_every=150, seed=1)
     optimizer = OptimizerConfig(kind="muon", learning_rate=3e-3, schedule="linear", warmup_steps=50, final_ratio=0.0)
-    return _recipe(model, training, optimizer, include_source=True)
+    return _recipe(model, training, optimizer, STDLIB_SOURCE)
 
 
-def _recipe(
-    model: ModelConfig, training: TrainingConfig, optimizer: OptimizerConfig, include_source: bool
-) -> Experiment:
+def _recipe(model: ModelConfig, training: TrainingConfig, optimizer: OptimizerConfig, text: str) -> Experiment:
     return Experiment(
         name="quickstart",
         model=model,
         tokenizer=TokenizerConfig(vocab_size=4096),
-        data=DataConfig(include_source=include_source),
+        data=DataConfig(path=text),
         optimizer=optimizer,
         training=training,
         checkpoints=CheckpointConfig(every=150),
@@ -103,10 +100,8 @@ def quickstart(experiment: Experiment, directory: str | Path, reporter: Reporter
     """
     directory, watch = Path(directory), Stopwatch()
     with watch("corpus"):
-        reporter.say("reading the documentation that ships with this Python")
-        documents = SplitDocuments(
-            experiment.data, list(stdlib_documents(include_source=experiment.data.include_source))
-        )
+        reporter.say(f"reading the text of {experiment.data.path}")
+        documents = SplitDocuments(experiment.data, list(source_documents(experiment.data)))
     with watch("tokenizer, packing and training"):
         trained = pretrain(experiment, directory, reporter, documents=documents)
     if not trained.outcome.finished:

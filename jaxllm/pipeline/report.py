@@ -116,7 +116,7 @@ def _text(figures: Figures) -> str:
 
     header = ["| part | documents | bytes | tokens | bytes per token |", "|---|---|---|---|---|"]
     parts = [row("training", figures.corpus.train), row("validation", figures.corpus.validation)]
-    closing = f"\n\nVocabulary of {figures.vocabulary:,} tokens, trained on the training part; split by {figures.corpus.method}."
+    closing = f"\n\nVocabulary of {figures.vocabulary:,} tokens of the training part; split by {figures.corpus.method}."
     return "\n".join(header + parts) + closing
 
 

@@ -56,7 +56,7 @@ def _from_description(description: dict[str, Any]) -> Tokenizer:
     if "model" in description:
         return ByteBPE.from_description(description)
     kind = description.get("type")
-    if kind not in _OWN_FORMATS:
+    if not isinstance(kind, str) or kind not in _OWN_FORMATS:
         known = ", ".join(map(repr, _OWN_FORMATS))
         raise ValueError(f"the tokenizer type {kind!r} is unknown; supported are {known}, and byte-level BPE")
     supported, read = _OWN_FORMATS[kind]

@@ -122,8 +122,9 @@ def test_stdlib_is_the_corpus_of_this_python(monkeypatch):
     module = type(sys)("jaxllm.data.stdlib")
     module.stdlib_documents = lambda include_source: asked.append(include_source) or iter(many())
     monkeypatch.setitem(sys.modules, "jaxllm.data.stdlib", module)
-    assert [document for _, document in SplitDocuments(DataConfig(include_source=True, split="name"))] == many()
-    assert asked == [True]
+    assert [document for _, document in SplitDocuments(DataConfig(path="stdlib+source", split="name"))] == many()
+    assert [document for _, document in SplitDocuments(DataConfig(path="stdlib", split="name"))] == many()
+    assert asked == [True, False]
 
 
 # Preparing
@@ -277,7 +278,7 @@ def test_corpus_json_says_how_it_was_made(config, tokenizer, tmp_path):
     prepare_corpus(SplitDocuments(config), tokenizer, tmp_path / "corpus")
     assert json.loads((tmp_path / "corpus" / "corpus.json").read_text()) == {
         "format": 1,
-        "config": {"path": config.path, "include_source": False, "validation_fraction": 0.2, "split": "auto"},
+        "config": {"path": config.path, "validation_fraction": 0.2, "split": "auto"},
         "method": "name",
         "tokenizer": tokenizer.fingerprint(),
     }
@@ -290,7 +291,6 @@ def test_corpus_json_says_how_it_was_made(config, tokenizer, tmp_path):
     ("fields", "complaint"),
     [
         ({"path": ""}, "data.path is empty"),
-        ({"path": "a.txt", "include_source": True}, "data.include_source needs data.path=\"stdlib\", not 'a.txt'"),
         ({"validation_fraction": 0.0}, "data.validation_fraction must lie between 0 and 1, got 0.0"),
         ({"validation_fraction": 1.0}, "data.validation_fraction must lie between 0 and 1, got 1.0"),
         ({"validation_fraction": float("nan")}, "data.validation_fraction must lie between 0 and 1, got nan"),

@@ -32,7 +32,7 @@ def figures(tmp_path_factory):
         mesh=replace(recipe.mesh, data=1, fsdp=-1),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "stdlib_documents", lambda include_source: pages)
+        patch.setattr(module, "source_documents", lambda config: pages)
         patch.setattr(module, "SAMPLE_TOKENS", 8)
         return quickstart(small, tmp_path_factory.mktemp("runs") / "quick", Silent())
 

@@ -199,7 +199,7 @@ def test_a_poisoned_stretch_is_as_if_it_had_never_been(tmp_path, reference, bad,
     assert said in reporter.said
     after = [row["step"] for row in rows[rows.index(event) + 1 :] if "loss" in row]
     assert after == list(range(back_to + 1, 13))
-    assert rows[rows.index(event) + 1 :] == tiny.rows(reference(order))[back_to:]
+    assert rows[rows.index(event) + 1 :] == [row for row in tiny.rows(reference(order)) if row["step"] > back_to]
 
 
 def test_fewer_bad_steps_are_left_out_and_counted(tmp_path):

@@ -118,7 +118,9 @@ def rows(directory: Path) -> list[dict]:
     """The log, without what no two runs have in common: when they began, and how long things took."""
     logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in row.items() if name not in TIMING} for row in logged if row.get("event") != "start"
+        {name: value for name, value in row.items() if name not in TIMING}
+        for row in logged
+        if row.get("event") != "start"
     ]
 
 
