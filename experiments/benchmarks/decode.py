@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/decode.py [--prompt 128] [--new 33] [--rounds 3]
 
-The models have random weights: GPT-2's shape with 124 M parameters, and the small one of `jaxllm quickstart`. Everything is
-greedy and in float32; decoding is also timed with nucleus sampling, which has the vocabulary to go through for each token. Ours and
-theirs take turns, and medians are shown; compilation is not counted.
+The models have random weights: GPT-2's shape with 124 M parameters, and the small one of `jaxllm quickstart`. All is
+greedy and in float32; decoding is also timed with nucleus sampling, which goes through the vocabulary many times for
+each token. Ours and theirs take turns, and medians are shown; compilation is not counted.
 """
 
 import argparse

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -51,9 +52,10 @@ class Checkpoints:
         self.directory = directory if directory.is_absolute() else directory.absolute()
         self._val_losses: dict[int, float] = {}
         self._saving: int | None = None
-        logging.getLogger("absl").addFilter(_is_no_echo)
+        self._policy = _preservation(config, self._val_losses)
+        logging.getLogger("absl").addFilter(_is_news)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_preservation(config, self._val_losses),
+            preservation_policy=self._policy,
             enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=True,
             step_prefix=None,
@@ -131,6 +133,7 @@ class Checkpoints:
                 damaged[step] = f"checkpoint {step} is damaged ({_first_line(error)})"
                 continue
             moved = tuple(f"{why}; moved to {self._set_aside(broken)}" for broken, why in damaged.items())
+            self._finish_removals()
             return Restored(state, progress, step, moved)
         if damaged:
             raise CheckpointError(
@@ -148,6 +151,14 @@ class Checkpoints:
         self._val_losses.pop(step, None)
         self._manager.reload()
         return aside
+
+    def _finish_removals(self) -> None:
+        """Remove what the policy does not keep: a process that was killed may have left a part of one."""
+        infos = [SimpleNamespace(step=step) for step in self.steps()]
+        kept = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
+        for info, keep in zip(infos, kept, strict=True):
+            if not keep:
+                self._manager.delete(info.step)
 
     def _remember(self, step: int) -> None:
         """The validation loss of a checkpoint on disk, for the rule that keeps the best."""
@@ -293,7 +304,8 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Orbax logs an error with its traceback in each thread that it passes through, and then raises it: that is
-    enough."""
-    return "orbax" not in record.pathname or record.levelno < logging.ERROR
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs an error with its traceback in each thread that it passes through, then raises it; and warns of what a
+    damaged checkpoint lacks, which `restore` reports. Once is enough."""
+    told_here = record.levelno >= logging.ERROR or str(record.msg).startswith("Metadata file does not exist")
+    return not ("orbax" in record.pathname and told_here)

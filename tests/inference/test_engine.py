@@ -5,8 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.inference.engine import CHUNK, Decoding, check_prompts, generate_tokens, in_compute_type, prompt_bucket
-from jaxllm.inference.sampling import SamplingConfig
+from jaxllm.inference.engine import (
+    CHUNK,
+    Decoding,
+    Rows,
+    check_prompts,
+    decode,
+    generate_tokens,
+    in_compute_type,
+    prefill,
+    prompt_bucket,
+)
+from jaxllm.inference.sampling import SamplingConfig, as_arrays
 from jaxllm.models import forward, hidden_states, make_cache, unembed
 
 from . import twins
@@ -25,14 +35,14 @@ def model(request):
     return config, twins.parameters(config)
 
 
-def recomputed(params, config, prompt, new_tokens, choose):
+def recomputed(params, config, prompt, new_tokens, choose=lambda logits, tokens: logits.argmax()):
     """The slow twin: the whole text goes through the model for each token. Padded on the right to compile once."""
     tokens = list(prompt)
     for _ in range(new_tokens):
         padded = np.zeros((1, config.context_length), np.int32)
         padded[0, : len(tokens)] = tokens
         logits = np.asarray(jitted_forward(params, config, padded))[0, len(tokens) - 1, : twins.VOCAB_SIZE]
-        tokens.append(int(choose(logits, len(tokens))))
+        tokens.append(int(choose(logits, tokens)))
     return tokens[len(prompt) :]
 
 
@@ -42,18 +52,35 @@ def test_greedy_ids_are_those_of_full_recomputation(model):
         params, config, PROMPTS, max_new_tokens=NEW, sampling=GREEDY, vocab_size=twins.VOCAB_SIZE
     )
     for prompt, tokens in zip(PROMPTS, together, strict=True):
-        assert tokens == recomputed(params, config, prompt, NEW, lambda logits, _: logits.argmax())
+        assert tokens == recomputed(params, config, prompt, NEW)
 
 
 def test_sampled_ids_are_those_of_full_recomputation_with_keys_by_position(model):
     config, params = model
 
-    def choose(logits, position):
-        noise = jax.random.gumbel(jax.random.fold_in(jax.random.key(11), position), (config.vocab_size,))
+    def choose(logits, tokens):
+        noise = jax.random.gumbel(jax.random.fold_in(jax.random.key(11), len(tokens)), (config.vocab_size,))
         return np.argmax(logits + np.asarray(noise)[: twins.VOCAB_SIZE])
 
     tokens = generate_tokens(params, config, PROMPTS[1:2], max_new_tokens=NEW, seeds=11, vocab_size=twins.VOCAB_SIZE)
     assert tokens[0] == recomputed(params, config, PROMPTS[1], NEW, choose)
+
+
+def test_the_repetition_penalty_counts_the_prompt_and_what_was_written(model):
+    config, params = model
+
+    def choose(logits, tokens):
+        return twins.penalize(logits, np.isin(np.arange(len(logits)), tokens), 1.6).argmax()
+
+    tokens = generate_tokens(
+        params,
+        config,
+        PROMPTS,
+        max_new_tokens=20,
+        sampling=SamplingConfig(0, repetition_penalty=1.6),
+        vocab_size=twins.VOCAB_SIZE,
+    )
+    assert tokens == [recomputed(params, config, prompt, 20, choose) for prompt in PROMPTS]
 
 
 def test_cached_logits_are_those_of_one_pass(model):
@@ -129,6 +156,23 @@ def test_a_row_ends_at_end_of_text_and_the_others_go_on(small):
         assert tokens == expected
 
 
+def test_a_row_that_is_done_stays_where_it_is(small):
+    """One row may get 2 more tokens, one meets the end of text at its 4th, two go on for all 10."""
+    config, params = small
+    settings = {"max_new_tokens": NEW, "sampling": GREEDY, "vocab_size": twins.VOCAB_SIZE}
+    free = generate_tokens(params, config, PROMPTS, **settings)
+    ends = {"vocab_size": twins.VOCAB_SIZE, "end_of_text": free[1][4]}
+    assert all(ends["end_of_text"] not in tokens for tokens in (free[0][:3], free[1][:4], free[2][:11], free[3][:11]))
+
+    prompts = np.array([prompt + [0] * (32 - len(prompt)) for prompt in PROMPTS])
+    lengths = np.array([len(prompt) for prompt in PROMPTS], np.int32)
+    rows = Rows(as_arrays([GREEDY] * 4), np.zeros(4, np.uint32))
+    state = prefill(params, config, prompts, lengths, rows, cache_length=64, **ends)
+    state, written = decode(params, config, state, np.array([2, 10, 10, 10], np.int32), rows, 10, **ends)
+    assert (state.cache.length_B - lengths).tolist() == [2, 4, 10, 10]
+    assert written[2:, :10].tolist() == [tokens[1:11] for tokens in free[2:]]
+
+
 def test_a_row_the_caller_finishes_gives_nothing_more_and_the_others_are_unchanged(small):
     config, params = small
     free = generate_tokens(params, config, PROMPTS[:2], max_new_tokens=NEW)
@@ -150,7 +194,7 @@ def test_the_context_is_filled_and_not_exceeded(config):
     prompts = [[1] * (length - 1), [1] * (length - 5)]
     tokens = generate_tokens(params, config, prompts, max_new_tokens=1000, sampling=GREEDY, vocab_size=twins.VOCAB_SIZE)
     assert [len(row) for row in tokens] == [1, 5]
-    assert tokens[1] == recomputed(params, config, prompts[1], 5, lambda logits, _: logits.argmax())
+    assert tokens[1] == recomputed(params, config, prompts[1], 5)
 
 
 def test_end_of_text_at_the_start_of_a_prompt_is_not_penalized(small):

@@ -49,6 +49,14 @@ def test_bytes_come_back(tokenizer, data):
     assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
 
 
+def test_all_beginnings_of_characters_come_back(tokenizer):
+    """Among them overlong forms, encoded surrogates and code points beyond U+10FFFF, which no decoder may accept."""
+    for lead in range(0xC0, 0x100):
+        for second in (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0):
+            for data in (bytes([lead, second]), bytes([lead, second, 0x80]), bytes([lead, second, 0xBF, 0x80])):
+                assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
+
+
 @pytest.mark.parametrize("start", [0x0, 0x80, 0x800, 0xD7F0, 0xE000, 0xFFF0, 0x10FFF0])
 def test_bytes_that_are_text_are_encoded_as_text(tokenizer, texts, start):
     text = texts[0][:3000] + "".join(map(chr, range(start, start + 16)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxllm.tokenizers import END_OF_TEXT, train_byte_bpe
 from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
-from jaxllm.tokenizers.train_byte_bpe import count_pieces, learn_merges, learn_merges_slowly
+from jaxllm.tokenizers.train_byte_bpe import _Pairs, count_pieces, learn_merges, learn_merges_slowly
 
 
 def test_merges_are_those_of_counting_everything_anew(texts):
@@ -92,7 +92,15 @@ def test_a_vocabulary_smaller_than_the_bytes():
 
 
 def test_a_long_run_is_learned_in_no_time():
-    # 200,000 occurrences in one piece: were each of them looked up by itself, this would take hours.
     tokenizer = train_byte_bpe(["-" * 200_000], 272)
     assert tokenizer.token_bytes(270) == b"-" * 2**15
     assert len(tokenizer.encode("-" * 2**17)) == 4
+
+
+def test_a_piece_is_looked_at_once_for_a_pair_however_often_it_has_it():
+    pairs = _Pairs(Counter({"-" * 1000: 3}))
+    for symbol in "\u0100\u0101\u0102":
+        pair = pairs.pop_most_frequent()
+        assert pairs._places[pair] == [0]
+        pairs.merge(pair, symbol)
+    assert pairs._words == ["\u0102" * 125]

@@ -31,13 +31,11 @@ OPERATIONS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.
 
 class Batches(tiny.Batches):
     def __init__(self, *, poison=None, pause=0.0, terminate_at=None):
-        super().__init__({int(n): weight for n, weight in (poison or {}).items()})
-        self.pause, self.terminate_at = pause, terminate_at
+        super().__init__({int(n): weight for n, weight in (poison or {}).items()}, stopped_at=terminate_at)
+        self.pause = pause
 
     def __next__(self):
         time.sleep(self.pause)
-        if self.next == self.terminate_at:
-            os.kill(os.getpid(), signal.SIGTERM)
         return super().__next__()
 
 

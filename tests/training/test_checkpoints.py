@@ -1,6 +1,7 @@
 """Checkpoints come back as they were, on any mesh, or say what is wrong with them."""
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -258,6 +259,7 @@ def test_harm_to_any_file_is_seen_or_harmless(tmp_path, two_checkpoints, harm):
         "training",
     ):  # of all that orbax writes, some file of each item holds the arrays themselves
         assert any(name.startswith(f"{item}/") and "/d/" in name for name in noticed)
+    gc.collect()  # here, where the warnings of what is found unfinished are expected
 
 
 def test_the_one_before_a_damaged_one_is_used_and_its_step_can_be_saved_again(tmp_path):
@@ -304,6 +306,24 @@ def test_a_half_removed_checkpoint_is_damage_not_confusion(tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     restored, aside = reopen_after_damage(tmp_path)
     assert (restored.step, aside) == (4, ["damaged-8"])
+
+
+def test_a_removal_that_was_cut_short_is_finished(tmp_path, caplog):
+    save(tmp_path / "c", 2, 4, 8)
+    (tmp_path / "c/2/_CHECKPOINT_METADATA").unlink()
+    shutil.rmtree(tmp_path / "c/2/params")
+    with open_(tmp_path / "c", keep_last=2, keep_best=0) as checkpoints:
+        assert checkpoints.restore(target_of(make_state(0))).damaged == ()
+    assert sorted(os.listdir(tmp_path / "c")) == ["4", "8"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_nothing_is_removed_before_the_newest_has_proved_whole(tmp_path):
+    """Killed between the end of a save and the removal that follows: then the older one is the only one left."""
+    save(tmp_path / "c", 4, 8)
+    (tmp_path / "c/8/progress/metadata").unlink()
+    with open_(tmp_path / "c", keep_last=1, keep_best=0) as checkpoints:
+        assert checkpoints.restore(target_of(make_state(0))).step == 4
 
 
 def test_where_all_are_damaged_nothing_is_moved_and_nothing_starts_anew(tmp_path):

@@ -24,19 +24,6 @@ from jaxllm.training.step import make_step
 CONFIG = tiny.experiment(eval_every=3)
 
 
-class Stopped(tiny.Batches):
-    """SIGTERM, or another signal, comes while batch `at` is made."""
-
-    def __init__(self, at, number=signal.SIGTERM):
-        super().__init__()
-        self.at, self.number = at, number
-
-    def __next__(self):
-        if self.next == self.at:
-            signal.raise_signal(self.number)
-        return super().__next__()
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
@@ -164,7 +151,7 @@ def test_what_is_evaluated_is_what_is_shipped(tmp_path, fields):
     ],
 )
 def test_stopped_anywhere_and_resumed_is_the_same_run(tmp_path, uninterrupted, at):
-    outcome, reporter = tiny.train(tmp_path, CONFIG, Stopped(at))
+    outcome, reporter = tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=at))
     assert (outcome.step, outcome.stopped_by) == (at + 1, "SIGTERM")
     assert reporter.heard(f"SIGTERM received: step {at + 1} of 12 is saved") == (at < 11)
     resumed, reporter = tiny.train(tmp_path, CONFIG)
@@ -175,9 +162,9 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(tmp_path, uninterrupted, a
 
 
 def test_an_evaluation_due_when_the_signal_came_is_made_up_for_at_once(tmp_path, uninterrupted):
-    tiny.train(tmp_path, CONFIG, Stopped(5))
+    tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=5))
     assert tiny.rows(tmp_path) == tiny.rows(uninterrupted[0])[:7], "steps 1 to 6 and the evaluation at 3"
-    tiny.train(tmp_path, CONFIG, replace_next(Stopped(6), 6))
+    tiny.train(tmp_path, CONFIG, replace_next(tiny.Batches(stopped_at=6), 6))
     rows = tiny.rows(tmp_path)
     assert rows == tiny.rows(uninterrupted[0])[:9]
     assert rows[7] == {"step": 6, "val_loss": rows[7]["val_loss"], "val_bpb": rows[7]["val_bpb"]}
@@ -189,7 +176,7 @@ def replace_next(batches, number):
 
 
 def test_ctrl_c_once_saves_and_twice_interrupts(tmp_path):
-    outcome, reporter = tiny.train(tmp_path, CONFIG, Stopped(4, signal.SIGINT))
+    outcome, reporter = tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=4, by=signal.SIGINT))
     assert (outcome.step, outcome.stopped_by) == (5, "SIGINT")
     assert reporter.heard("SIGINT received: step 5 of 12 is saved")
 
@@ -206,11 +193,21 @@ def test_ctrl_c_once_saves_and_twice_interrupts(tmp_path):
     assert tiny.train(tmp_path, CONFIG)[0].finished
 
 
+def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path):
+    config = tiny.experiment(every=3, eval_every=3, checkpoints={"keep_last": 1, "keep_best": 1})
+    noise = range(6, 12)  # from here on the model learns what validation does not ask for
+    tiny.train(tmp_path, config, tiny.Batches(spoiled=noise, stopped_at=9))
+    tiny.train(tmp_path, config, tiny.Batches(spoiled=noise))
+    losses = {row["step"]: row["val_loss"] for row in tiny.rows(tmp_path) if "val_loss" in row}
+    assert min(losses, key=losses.get) == 9
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "9"]
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     first, _ = tiny.train(tmp_path, CONFIG)
     log = (tmp_path / "metrics.jsonl").read_bytes()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    again, reporter = tiny.train(tmp_path, CONFIG, Stopped(12))
+    again, reporter = tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=12))
     assert (again.step, again.val_loss, again.stopped_by) == (12, first.val_loss, None)
     assert reporter.heard(f"{tmp_path} is finished: step 12 of 12")
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
@@ -231,7 +228,7 @@ def test_resumed_onto_another_mesh_the_losses_are_close(tmp_path):
     config = tiny.experiment(model=model)
     other = tiny.experiment(model=model, mesh=MeshConfig(data=1, fsdp=4, tensor=2))
     tiny.train(tmp_path / "one", config)
-    tiny.train(tmp_path / "two", config, Stopped(5))
+    tiny.train(tmp_path / "two", config, tiny.Batches(stopped_at=5))
     _, reporter = tiny.train(tmp_path / "two", other)
     assert reporter.heard("data=1 x fsdp=4 x tensor=2")
     assert reporter.heard("resuming at step 6 of 12")
@@ -243,14 +240,14 @@ def test_resumed_onto_another_mesh_the_losses_are_close(tmp_path):
 
 
 def test_resuming_another_model_or_optimizer_is_refused(tmp_path):
-    tiny.train(tmp_path, CONFIG, Stopped(1))
+    tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=1))
     with pytest.raises(Mismatch, match=r"missing: opt_state.*\.count"):
         tiny.train(tmp_path, tiny.experiment(optimizer=OptimizerConfig(kind="muon", warmup_steps=2)))
     assert tiny.train(tmp_path, CONFIG)[0].finished
 
 
 def test_a_checkpoint_holds_what_a_run_is(tmp_path):
-    tiny.train(tmp_path, CONFIG, Stopped(4))
+    tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=4))
     progress = json.loads((tmp_path / "checkpoints/5/progress/metadata").read_text())
     assert loop.configs.from_json(json.dumps(progress["config"]), type(CONFIG)) == CONFIG
     assert progress["batches"] == {"next": 5}
@@ -331,7 +328,7 @@ def test_a_profile_leaves_a_trace(tmp_path):
 
 
 def test_a_profile_of_a_short_session_ends_with_it(tmp_path):
-    tiny.train(tmp_path, CONFIG, Stopped(7), profile=True)
+    tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=7), profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     tiny.train(tmp_path / "next", CONFIG)
 

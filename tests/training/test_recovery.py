@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import statistics
 import time
 
@@ -119,33 +118,6 @@ class InOrder(tiny.Batches):
         return tiny.batch(self.order[self.next - 1])
 
 
-class Spoiled(tiny.Batches):
-    """Some batches have targets that follow from nothing, as a page of noise would."""
-
-    def __init__(self, numbers):
-        super().__init__()
-        self.numbers = set(numbers)
-
-    def __next__(self):
-        batch = super().__next__()
-        if self.next - 1 in self.numbers:
-            batch["targets"][:] = (batch["tokens"] + 32) % 64
-        return batch
-
-
-class Stopped(tiny.Batches):
-    """SIGTERM comes while batch `at` is made."""
-
-    def __init__(self, at, poison=None):
-        super().__init__(poison)
-        self.at = at
-
-    def __next__(self):
-        if self.next == self.at:
-            signal.raise_signal(signal.SIGTERM)
-        return super().__next__()
-
-
 THREE_BAD = RecoveryConfig(max_bad_steps=3)
 POISON = dict.fromkeys((5, 6, 7), NAN)
 
@@ -226,7 +198,7 @@ def test_no_checkpoint_is_called_good_in_a_suspicious_stretch(tmp_path):
 def test_a_spike_that_lasts_rolls_back(tmp_path, reference):
     recovery = RecoveryConfig(window=4, spike_sigmas=3.0, spike_rise=0.3, spike_patience=2)
     config = tiny.experiment(recovery=recovery)
-    tiny.train(tmp_path, config, Spoiled([9, 10]))
+    tiny.train(tmp_path, config, tiny.Batches(spoiled=[9, 10]))
     (event,) = [row for row in tiny.rows(tmp_path) if row.get("event") == "rollback"]
     # Steps 10 and 11 are high; that of 11 is read when 12 has been dispatched.
     assert (event["step"], event["from_step"]) == (8, 12)
@@ -272,7 +244,7 @@ def test_a_checkpoint_that_turns_out_damaged_at_a_rollback_is_passed_over(tmp_pa
 def test_a_run_stopped_in_a_bad_stretch_resumes_before_it(tmp_path, reference, batch, at_step):
     """What it saved there would be a place to go back to that no uninterrupted run has."""
     config = tiny.experiment(recovery=THREE_BAD)
-    outcome, reporter = tiny.train(tmp_path, config, Stopped(batch, POISON))
+    outcome, reporter = tiny.train(tmp_path, config, tiny.Batches(POISON, stopped_at=batch))
     assert (outcome.step, outcome.stopped_by) == (at_step, "SIGTERM")
     assert reporter.heard("SIGTERM received: step 4 of 12 is saved")
     tiny.train(tmp_path, config, tiny.Batches(POISON))

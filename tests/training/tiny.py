@@ -1,6 +1,7 @@
 """A training job small enough to run in a second: text with something to learn, and batches with a position."""
 
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -57,16 +58,24 @@ def batch(seed: int, rows: int = 8, length: int = 16, vocab: int = 64) -> dict[s
 
 
 class Batches:
-    """Batch n is made from seed n; `poison` replaces the weights of some batches, as a broken document would."""
+    """Batch n is made from seed n.
 
-    def __init__(self, poison: dict[int, float] | None = None):
+    `poison` replaces the weights of some batches, as a broken document would. The targets of `spoiled` ones follow from
+    nothing, as on a page of noise. A signal comes while batch `stopped_at` is made.
+    """
+
+    def __init__(self, poison=None, *, spoiled=(), stopped_at=None, by=signal.SIGTERM):
         self.next = 0
-        self.poison = poison or {}
+        self.poison, self.spoiled, self.stopped_at, self.by = poison or {}, set(spoiled), stopped_at, by
 
     def __next__(self):
+        if self.next == self.stopped_at:
+            signal.raise_signal(self.by)
         result = batch(self.next)
         if self.next in self.poison:
             result["weights"][:] = self.poison[self.next]
+        if self.next in self.spoiled:
+            result["targets"][:] = (result["tokens"] + 32) % 64
         self.next += 1
         return result
 
