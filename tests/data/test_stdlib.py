@@ -72,6 +72,7 @@ def test_another_environment_gives_the_same_text(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.setenv("LANG", "de_DE.UTF-8")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join([str(tmp_path), os.environ.get("LD_LIBRARY_PATH", "")]))
     monkeypatch.setenv("PYTHONOPTIMIZE", "2")
     known, again = set(corpus), list(stdlib_documents())
     assert [document.name for document in again if document not in known] == []
