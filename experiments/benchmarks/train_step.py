@@ -4,9 +4,9 @@
 
 The model is nanoGPT's "baby" configuration: 6 layers, 6 heads, width 384, context 256, 65 characters, no biases, tied
 head; batch 8, AdamW, gradients clipped to norm 1. Each contestant lives in a process of its own. They take turns on the
-same cores, `--steps` steps at a time while the others sleep, so a noisy machine is noisy for all of them; the first step
-of a turn (cold caches) is not counted. Printed are medians of `--rounds` turns and their ratio to eager PyTorch of the
-same precision.
+same cores, `--steps` steps at a time while the others sleep, so a noisy machine is noisy for all of them; the first
+step of a turn (cold caches) is not counted. Printed are medians of `--rounds` turns and their ratio to eager PyTorch of
+the same precision.
 
 The PyTorch side needs `pip install -r requirements/parity.txt`; `--no-torch` leaves it out. torch.compile needs a C++
 compiler.

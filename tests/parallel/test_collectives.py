@@ -1,4 +1,4 @@
-"""What the compiled training step sends between devices, for each kind of parallelism: kinds, counts, axes and sizes."""
+"""What the compiled training step sends between devices under each layout: kinds, counts, axes and sizes."""
 
 from collections import Counter
 
