@@ -30,7 +30,7 @@ PROMPTS = (
     "",
     "Help on module queue:\n\nNAME\n    queue",
     "class Thread(builtins.object)\n |  ",
-    "The for statement\n*****************\n",
+    'The "for" statement\n*******************\n',
 )
 SAMPLE_TOKENS = 160
 
