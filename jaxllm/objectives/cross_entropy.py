@@ -82,8 +82,8 @@ def _chunked_forward(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
         onehot = targets[..., None] == jnp.arange(head.shape[0], dtype=targets.dtype)
         grad_logits = (probabilities * scale[..., None] - jnp.where(onehot, weights[..., None], 0)).astype(x_BCD.dtype)
         grad_x = jnp.einsum("BCV,VD->BCD", grad_logits, head)
-        # M, all positions of a shard: contracting two axes would have the compiler for CPUs transpose copies, which took
-        # 1.4 times as long.
+        # M, all positions of a shard: contracting two axes would have the compiler for CPUs transpose copies, at
+        # 1.4 times the cost.
         by_shard = lambda a: a.reshape(shards, -1, a.shape[-1])  # noqa: E731
         grad_head_NVD += jnp.einsum(
             "NMV,NMD->NVD", by_shard(grad_logits), by_shard(x_BCD), preferred_element_type=jnp.float32

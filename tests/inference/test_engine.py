@@ -157,19 +157,22 @@ def test_a_row_ends_at_end_of_text_and_the_others_go_on(small):
 
 
 def test_a_row_that_is_done_stays_where_it_is(small):
-    """One row may get 2 more tokens, one meets the end of text at its 4th, two go on for all 10."""
+    """One row may get 2 more tokens, one meets the end of text on its way, two go on for all 10."""
     config, params = small
     settings = {"max_new_tokens": NEW, "sampling": GREEDY, "vocab_size": twins.VOCAB_SIZE}
     free = generate_tokens(params, config, PROMPTS, **settings)
-    ends = {"vocab_size": twins.VOCAB_SIZE, "end_of_text": free[1][4]}
-    assert all(ends["end_of_text"] not in tokens for tokens in (free[0][:3], free[1][:4], free[2][:11], free[3][:11]))
+    # The first token of row 1 that no other row, nor row 1 before it, comes to write: which one that is depends on
+    # rounding, as the model's weights are random.
+    others = {*free[0][:3], *free[2][:11], *free[3][:11]}
+    met = next(i for i in range(1, 10) if free[1][i] not in others | set(free[1][:i]))
+    ends = {"vocab_size": twins.VOCAB_SIZE, "end_of_text": free[1][met]}
 
     prompts = np.array([prompt + [0] * (32 - len(prompt)) for prompt in PROMPTS])
     lengths = np.array([len(prompt) for prompt in PROMPTS], np.int32)
     rows = Rows(as_arrays([GREEDY] * 4), np.zeros(4, np.uint32))
     state = prefill(params, config, prompts, lengths, rows, cache_length=64, **ends)
     state, written = decode(params, config, state, np.array([2, 10, 10, 10], np.int32), rows, 10, **ends)
-    assert (state.cache.length_B - lengths).tolist() == [2, 4, 10, 10]
+    assert (state.cache.length_B - lengths).tolist() == [2, met, 10, 10]
     assert written[2:, :10].tolist() == [tokens[1:11] for tokens in free[2:]]
 
 
