@@ -1,8 +1,12 @@
+from dataclasses import replace
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm import models
 from jaxllm.models import (
     PRESETS,
     AttentionConfig,
@@ -11,13 +15,16 @@ from jaxllm.models import (
     ModelConfig,
     NormConfig,
     decoder_spec,
-    forward,
-    hidden_states,
     make_cache,
     unembed,
 )
-from jaxllm.models.declare import count, decay_mask, initialize
+from jaxllm.models.declare import count, ones
+from jaxllm.models.decoder import _dropout
 from tests.models import numpy_decoder
+
+# One program for each config and shape, shared by the tests of a process.
+forward = partial(jax.jit, static_argnums=1)(models.forward)
+hidden_states = partial(jax.jit, static_argnums=1, static_argnames="remat")(models.hidden_states)
 
 LLAMA = ModelConfig(
     vocab_size=61,
@@ -27,7 +34,6 @@ LLAMA = ModelConfig(
     attention=AttentionConfig(num_heads=6, num_kv_heads=2, head_dim=6),
     mlp=MLPConfig(d_ff=40, activation="silu", gated=True),
     tie_embeddings=False,
-    init_std=0.2,
 )
 GPT2 = ModelConfig(
     vocab_size=61,
@@ -38,7 +44,6 @@ GPT2 = ModelConfig(
     mlp=MLPConfig(d_ff=96, bias=True),
     norm=NormConfig(kind="layernorm", bias=True),
     positions="learned",
-    init_std=0.2,
 )
 QK_NORM = ModelConfig(
     vocab_size=61,
@@ -49,18 +54,40 @@ QK_NORM = ModelConfig(
     pattern=(Block(), Block()),
     attention=AttentionConfig(num_heads=4, num_kv_heads=1, qk_norm=True),
     mlp=MLPConfig(d_ff=32),
-    init_std=0.2,
 )
-STYLES = {"llama": LLAMA, "gpt2": GPT2, "qk_norm": QK_NORM}
+# Blocks of two kinds, a pattern that does not come out even, and what the others leave out: GeGLU, no positions, ...
+HYBRID = ModelConfig(
+    vocab_size=61,
+    context_length=24,
+    d_model=24,
+    num_layers=6,
+    prologue=(Block(channel="none"),),
+    pattern=(Block(), Block(channel="none")),
+    attention=AttentionConfig(num_heads=2, num_kv_heads=1, head_dim=10, out_bias=True),
+    mlp=MLPConfig(d_ff=32, activation="gelu", gated=True, bias=True),
+    norm=NormConfig(kind="layernorm", epsilon=1e-2),
+    positions="none",
+)
+STYLES = {"llama": LLAMA, "gpt2": GPT2, "qk_norm": QK_NORM, "hybrid": HYBRID}
+
+
+@cache
+def random_params(config):
+    """Drawn without a program to compile, and noise on every leaf: biases and scales of 0 and 1 could go forgotten."""
+    random = np.random.default_rng(0)
+
+    def draw(param):
+        start = 1.0 if param.init is ones else 0.0
+        std = 0.2 if param.is_matrix else 0.1
+        return jnp.asarray(start + std * random.normal(size=param.shape), jnp.float32)
+
+    return jax.tree.map(draw, decoder_spec(config))
 
 
 @pytest.fixture(scope="module", params=STYLES)
 def model(request):
     config = STYLES[request.param]
-    params = initialize(decoder_spec(config), jax.random.key(0))
-    # Biases and scales start at 0 and 1, where forgetting them would go unnoticed.
-    noisy = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
-    return config, jax.tree.map(noisy, params)
+    return config, random_params(config)
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +120,27 @@ def test_logits_equal_plain_numpy(model, tokens):
     np.testing.assert_allclose(forward(params, config, tokens), expected, rtol=2e-4, atol=2e-4)
 
 
-def test_no_logit_depends_on_a_later_token(model, tokens):
+@pytest.mark.parametrize("activation", ["relu", "relu2"])
+def test_the_other_activations_equal_plain_numpy(activation, tokens):
+    config = replace(LLAMA, num_layers=1, mlp=replace(LLAMA.mlp, activation=activation))
+    params = random_params(config)
+    expected = numpy_decoder.logits(params, config, np.asarray(tokens[0]))
+    np.testing.assert_allclose(forward(params, config, tokens)[0], expected, rtol=2e-4, atol=2e-4)
+
+
+def test_no_logit_depends_on_a_later_token(model):
     """By gradients: of each position's logits with respect to the embedding of each token."""
     config, params = model
     distinct = jnp.arange(12)[None]  # every token its own row of the table, so rows stand for positions
-
-    def at(embedding, t):
-        return jnp.sum(jnp.sin(forward(params.replace(embedding=embedding, head=head), config, distinct)[0, t]))
-
     head = params.embedding if params.head is None else params.head
-    for t in (0, 5, 10):
-        reach = jnp.abs(jax.grad(at)(params.embedding, t)).sum(-1)[:12]
-        assert (reach[: t + 1] > 0).all() and (reach[t + 1 :] == 0).all()
+
+    def outputs(embedding):
+        return jnp.sin(models.forward(params.replace(embedding=embedding, head=head), untied, distinct)[0]).sum(-1)
+
+    untied = replace(config, tie_embeddings=False)
+    reach_TS = np.abs(jax.jit(jax.jacrev(outputs))(params.embedding)).sum(-1)[:, :12]
+    earlier = np.tril(np.ones((12, 12), bool))
+    assert (reach_TS[earlier] > 0).all() and (reach_TS[~earlier] == 0).all()
 
 
 def test_packed_documents_do_not_see_each_other(model, tokens):
@@ -118,6 +154,17 @@ def test_packed_documents_do_not_see_each_other(model, tokens):
         alone = forward(params, config, tokens[:, start : start + n])
         np.testing.assert_allclose(packed[:, start : start + n], alone, rtol=1e-4, atol=1e-4)
         start += n
+
+
+def test_a_changed_document_changes_no_logit_of_another(model, tokens):
+    config, params = model
+    segment_ids = jnp.array([[1] * 7 + [2] * 4 + [3] * 7, [1] * 3 + [2] * 8 + [0] * 7])
+    positions = jnp.array([[*range(7), *range(4), *range(7)], [*range(3), *range(8), *range(7)]])
+    packed = lambda ids: forward(params, config, ids, positions=positions, segment_ids=segment_ids)  # noqa: E731
+    changed = np.asarray(segment_ids == 2)
+    before, after = packed(tokens), packed(jnp.where(changed, (tokens + 1) % 61, tokens))
+    np.testing.assert_array_equal(before[~changed], after[~changed])
+    assert (np.abs(before - after)[changed].max(-1) > 1e-3).all()
 
 
 def test_cached_in_pieces_equals_the_whole(model, tokens):
@@ -143,61 +190,75 @@ def test_rows_of_a_cache_may_have_come_different_ways(model, tokens):
         )
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_no_gradient(remat, tokens):
-    params = initialize(decoder_spec(LLAMA), jax.random.key(0))
-    loss = lambda p, how: jnp.sum(jnp.sin(hidden_states(p, LLAMA, tokens, remat=how)[0]))  # noqa: E731
-    grads = [jax.jit(jax.grad(loss), static_argnums=1)(params, how) for how in ("none", remat)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
+def test_remat_changes_no_gradient_and_saves_memory():
+    tokens = jax.random.randint(jax.random.key(1), (8, 24), 0, 61)
+    params = random_params(LLAMA)
+    grads, temporary = {}, {}
+    for remat in ("none", "dots", "full"):
+        loss = lambda p, remat=remat: jnp.sum(jnp.sin(models.hidden_states(p, LLAMA, tokens, remat=remat)[0]))  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        grads[remat] = compiled(params)
+        temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
+    for remat in ("dots", "full"):
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+        jax.tree.map(close, grads[remat], grads["none"])
+    assert temporary["full"] < temporary["dots"] < temporary["none"]
+
+
+def test_an_unknown_remat_policy_is_refused(tokens):
+    params = random_params(LLAMA)
+    with pytest.raises(ValueError, match="unknown remat policy 'some': expected none, dots or full"):
+        hidden_states(params, LLAMA, tokens, remat="some")
 
 
 def test_bfloat16_is_close_and_logits_are_float32(model, tokens):
     config, params = model
-    from dataclasses import replace
-
     low = forward(params, replace(config, compute_dtype="bfloat16"), tokens)
     exact = forward(params, config, tokens)
     assert low.dtype == jnp.float32
     assert jnp.abs(low - exact).mean() < 0.05 * jnp.abs(exact).mean()
 
 
-def test_dropout_needs_a_key_and_keeps_the_mean(tokens):
-    from dataclasses import replace
-
+def test_dropout_needs_a_key(tokens):
     config = replace(LLAMA, dropout=0.5)
-    params = initialize(decoder_spec(config), jax.random.key(0))
+    params = random_params(config)
     whole, _ = hidden_states(params, LLAMA, tokens)
     np.testing.assert_array_equal(hidden_states(params, config, tokens)[0], whole)
     dropped = hidden_states(params, config, tokens, dropout_key=jax.random.key(3))[0]
     assert jnp.abs(dropped - whole).max() > 0.1
 
 
-def test_matrices_of_the_stream_decay_and_vectors_do_not():
-    mask = decay_mask(decoder_spec(GPT2))
-    block = mask.segments[0][0]
-    assert mask.embedding and mask.position and block.mixer.query and block.mixer.out and block.channel.down
-    assert not (
-        mask.norm.scale or mask.norm.bias or block.mixer.query_bias or block.mixer.out_bias or block.channel.up_bias
+def test_dropout_keeps_the_mean():
+    y = _dropout(jnp.full((200, 200), 3.0), 0.2, jax.random.key(0))
+    np.testing.assert_allclose(np.unique(y), [0, 3 / 0.8], rtol=1e-6)
+    # The mean of 40,000 units has a standard deviation of 3 * sqrt(0.2 / 0.8 / 40,000) = 0.0075.
+    assert abs(y.mean() - 3) < 0.03
+
+
+def test_every_branch_of_every_layer_drops_units_of_its_own():
+    """Where each branch adds a one, a unit of the stream counts the branches that kept it: a binomial distribution."""
+    config = ModelConfig(
+        vocab_size=61,
+        context_length=64,
+        d_model=64,
+        num_layers=2,
+        attention=AttentionConfig(num_heads=1, out_bias=True),
+        mlp=MLPConfig(d_ff=1, bias=True),
+        dropout=0.5,
     )
-
-
-def test_initialization_follows_the_declaration():
-    params = initialize(decoder_spec(GPT2), jax.random.key(0))
-    block = params.segments[0][0]
-    assert float(block.channel.up.std()) == pytest.approx(0.2, rel=0.05)
-    assert float(block.channel.down.std()) == pytest.approx(0.2 / 2, rel=0.05)  # / sqrt(2 * 2 layers)
-    assert (block.mixer_norm.scale == 1).all() and (block.mixer.query_bias == 0).all()
-
-
-def test_a_parameters_start_depends_on_its_path_alone():
-    from dataclasses import replace
-
-    untied = initialize(decoder_spec(replace(GPT2, tie_embeddings=False)), jax.random.key(0))
-    tied = initialize(decoder_spec(GPT2), jax.random.key(0))
-    np.testing.assert_array_equal(untied.segments[0][0].mixer.query, tied.segments[0][0].mixer.query)
+    zeros = jax.tree.map(jnp.zeros_like, random_params(config))
+    (block,) = zeros.segments[0]
+    block = block.replace(
+        mixer=block.mixer.replace(out_bias=block.mixer.out_bias + 1),
+        channel=block.channel.replace(down_bias=block.channel.down_bias + 1),
+    )
+    params = zeros.replace(segments=((block,),), norm=zeros.norm.replace(scale=zeros.norm.scale + 1))
+    x_BTD, _ = hidden_states(params, config, jnp.zeros((4, 64), jnp.int32), dropout_key=jax.random.key(0))
+    # The last norm leaves (E k)^2 / E k^2 as it is. Four independent halves: 2^2 / (1 + 2^2); any two alike: less.
+    assert float(x_BTD.mean() ** 2 / (x_BTD**2).mean()) == pytest.approx(4 / 5, abs=0.02)
 
 
 def test_more_tokens_than_learned_positions_are_refused(tokens):
-    params = initialize(decoder_spec(GPT2), jax.random.key(0))
+    params = random_params(GPT2)
     with pytest.raises(ValueError, match="25 tokens exceed the 24 learned positions"):
         forward(params, GPT2, jnp.zeros((1, 25), jnp.int32))

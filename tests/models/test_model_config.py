@@ -22,7 +22,15 @@ def test_segments_are_the_blocks_in_order(prologue, pattern, layers):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"num_layers": 0}, "model.num_layers must be at least 1, got 0"),
+        ({"d_model": 0}, "model.d_model must be at least 1, got 0"),
+        ({"context_length": -1}, "model.context_length must be at least 1, got -1"),
+        (
+            {"num_layers": 1, "prologue": (Block(), Block())},
+            "model.prologue has 2 blocks, more than",
+        ),
+        ({"attention": AttentionConfig(num_heads=0, num_kv_heads=1)}, "num_heads=0 must be a positive multiple"),
+        ({"dropout": -0.1}, r"model.dropout must be in \[0, 1\), got -0.1"),
         ({"d_model": 100, "attention": AttentionConfig(num_heads=12)}, "not a multiple of model.attention.num_heads"),
         ({"attention": AttentionConfig(num_heads=12, num_kv_heads=5)}, "multiple of num_kv_heads=5"),
         ({"attention": AttentionConfig(num_heads=4, head_dim=7)}, "head_dim must be even, got 7"),
