@@ -1,5 +1,7 @@
-"""The decoder once more, in float64 numpy, a document at a time with loops over layers and heads: written from the papers,
-not from the code it checks."""
+"""The decoder once more, in float64 numpy with loops over layers and heads.
+
+Written from the papers, not from the code it checks.
+"""
 
 import math
 
