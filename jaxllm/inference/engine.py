@@ -252,13 +252,9 @@ def in_compute_type(params: Decoder, config: ModelConfig) -> Decoder:
     Products cast each weight where they use it, so nothing changes; norms compute in float32 and keep their scales.
     """
     dtype = jnp.dtype(config.compute_dtype)
-
-    def cast(declared, leaf):
-        if isinstance(declared, Norm) or not isinstance(leaf, jax.Array):
-            return leaf
-        return leaf.astype(dtype)
-
     is_norm = lambda node: isinstance(node, Norm)  # noqa: E731
+    # The declarations say where a norm ends and what stands in a parameter's place; norms are no arrays, so they stay.
+    cast = lambda _, leaf: leaf.astype(dtype) if isinstance(leaf, jax.Array) else leaf  # noqa: E731
     return jax.tree.map(cast, decoder_spec(config), params, is_leaf=is_norm)
 
 

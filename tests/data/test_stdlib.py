@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,18 @@ from jaxllm.data import stdlib, stdlib_pages
 from jaxllm.data.documents import Document, DocumentError
 from jaxllm.data.stdlib import stdlib_documents
 
+PLACE = "place-4711"
+"""Part of the interpreter's path and of the working directory, a name that no documentation mentions."""
+
 
 @pytest.fixture(scope="module")
-def corpus() -> list[Document]:
-    """Everything but the source code; made in an environment with a secret in it."""
+def corpus(tmp_path_factory) -> list[Document]:
+    """Everything but the source code; made by a Python in a virtual environment, with a secret in the environment."""
+    folder = tmp_path_factory.mktemp("home") / PLACE
+    venv.create(folder, symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(folder / "bin" / "python"))
+        patch.chdir(folder)
         patch.setenv("JAXLLM_SECRET", "swordfish-4711")
         patch.setenv("PYTHONHASHSEED", "77")
         patch.setenv("PYTHONDOCS", "https://docs.example.org")
@@ -57,9 +65,8 @@ def test_no_module_has_opened_said_or_doubled_anything(text_of):
 
 def test_nothing_of_this_machine_is_in_the_text(corpus):
     texts = "\n".join(document.text for document in corpus)
-    places = {sys.executable, sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), str(Path.cwd())} - {"/usr"}
-    for trace in [*places, "swordfish-4711", "JAXLLM_SECRET", "docs.example.org"]:
-        assert trace not in texts, trace
+    traces = (PLACE, "swordfish-4711", "JAXLLM_SECRET", "docs.example.org")
+    assert [trace for trace in traces if trace in texts] == []
     assert re.findall(r".*<.* at 0x[0-9a-f]{6,}.*>.*", texts) == []
     texts.encode("utf-8")  # no lone surrogates
 

@@ -212,6 +212,15 @@ def test_end_of_text_at_the_start_of_a_prompt_is_not_penalized(small):
     assert generate_tokens(biased, config, [[9] * 4], **{**settings, "end_of_text": 8}) != [[9]]
 
 
+def test_padding_is_not_penalized(small):
+    """Padding is made of token 0, which is the likeliest here and does not occur in the prompt."""
+    config, params = small
+    likeliest = int(np.asarray(jitted_forward(params, config, np.full((1, 4), 9)))[0, -1].argmax())
+    biased = params.replace(embedding=params.embedding.at[0].set(3 * params.embedding[likeliest]))
+    penalty = SamplingConfig(0, repetition_penalty=50.0)
+    assert generate_tokens(biased, config, [[9] * 4], max_new_tokens=1, sampling=penalty) == [[0]]
+
+
 def test_bfloat16_parameters_change_nothing_that_is_computed_in_bfloat16():
     config = twins.model(compute_dtype="bfloat16")
     params = twins.parameters(config)

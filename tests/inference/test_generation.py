@@ -62,6 +62,10 @@ def test_settings_can_be_given_one_by_one(lm):
     sampling = SamplingConfig(0.5, top_k=9, repetition_penalty=1.2)
     expected = jaxllm.generate(lm, "a", max_new_tokens=20, sampling=sampling)
     assert jaxllm.generate(lm, "a", max_new_tokens=20, temperature=0.5, top_k=9, repetition_penalty=1.2) == expected
+    assert (
+        "".join(generate_stream(lm, "a", max_new_tokens=20, temperature=0.5, top_k=9, repetition_penalty=1.2))
+        == expected
+    )
     assert jaxllm.generate(lm, "a", max_new_tokens=20, sampling=sampling, temperature=2.0) != expected
     with pytest.raises(TypeError, match="temprature"):
         jaxllm.generate(lm, "a", temprature=0.5)

@@ -1,5 +1,7 @@
 """Stop strings and torn characters, wherever the pieces are cut."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,14 @@ def test_pieces_give_what_the_whole_text_gives(pieces, stops):
             )
     shown += scanner.flush()
     assert (shown, scanner.stopped) == cut(seen, stops)
+
+
+def test_every_text_of_seven_letters_letter_by_letter():
+    for stops in itertools.combinations(("b", "ab", "bb", "aab", "abab", "babb"), 2):
+        for letters in itertools.product("ab", repeat=7):
+            scanner = StopScanner(stops)
+            shown = "".join(map(scanner.push, letters)) + scanner.flush()
+            assert (shown, scanner.stopped) == cut("".join(letters), stops), (letters, stops)
 
 
 def test_nothing_of_a_stop_string_is_shown_before_it_is_clear():

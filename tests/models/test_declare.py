@@ -96,8 +96,8 @@ def test_layers_start_differently(drawn):
     assert np.abs(correlation).max() < 0.1
 
 
-# Standard deviations of matrices that read the residual stream of width 48, and of those that write to it from the
-# heads (48 units) or the MLP (64).
+# Deviations of matrices that read the residual stream of width 48, and of those that write to it from the heads
+# (48 units) or the MLP (64).
 @pytest.mark.parametrize(
     ("init_std", "inward", "from_heads", "from_mlp"),
     [

@@ -3,8 +3,13 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxllm.objectives.cross_entropy import cross_entropy, reference_cross_entropy
+from jaxllm.objectives.cross_entropy import CHUNK_POSITIONS, _pick_chunk, cross_entropy, reference_cross_entropy
+from jaxllm.parallel.collectives import find_collectives
+from jaxllm.parallel.mesh import MeshConfig, make_mesh
+from jaxllm.parallel.sharding import Layout, use_layout
 
 B, T, D, V = 3, 12, 8, 50
 
@@ -87,3 +92,41 @@ def all_shapes(jaxpr):
 def test_a_chunk_that_does_not_divide_is_refused(arrays):
     with pytest.raises(ValueError, match="chunk 5 must divide the sequence length 12"):
         cross_entropy(*arrays, chunk=5)
+
+
+@given(st.integers(1, 64), st.integers(1, 4096), st.integers(2, 300_000))
+def test_the_chunk_divides_the_length_and_is_as_long_as_the_budget_allows(batch, length, vocab):
+    chunk = _pick_chunk(batch, length, vocab)
+    assert length % chunk == 0 and (chunk < length or length == 1)
+    budget = max(CHUNK_POSITIONS, 2**22 // vocab)
+    assert batch * chunk <= budget or chunk == 1
+    longer = [c for c in range(chunk + 1, length // 2 + 1) if length % c == 0]
+    assert all(batch * c > budget for c in longer)
+
+
+# A weight's reduction over the batch, were it in the loop over chunks, would travel four times here.
+@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)], ids=["data", "all three"])
+def test_a_sharded_batch_gives_the_same_and_reduces_the_heads_gradient_once(mesh):
+    layout = Layout(make_mesh(mesh))
+    x, head = jax.random.normal(jax.random.key(0), (8, 12, 16)), jax.random.normal(jax.random.key(1), (48, 16))
+    targets = jax.random.randint(jax.random.key(2), (8, 12), 0, 48)
+    weights = jax.random.uniform(jax.random.key(3), (8, 12))
+    arrays = (x, head, targets, weights)
+
+    def loss(x, head):
+        with use_layout(layout):
+            return cross_entropy(x, head, targets, weights, z_loss=0.01, chunk=3)
+
+    shardings = (layout.sharding("batch", None, None), layout.sharding("vocab", "embed"))
+    differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    compiled = jax.jit(differentiate, in_shardings=shardings).lower(x, head).compile()
+    expected = jax.value_and_grad(lambda x, h: reference_cross_entropy(x, h, *arrays[2:], z_loss=0.01), (0, 1), True)
+    placed = jax.device_put((x, head), shardings)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, compiled(*placed), expected(x, head))
+
+    found = find_collectives(compiled.as_text())
+    over_batch = [c for c in found if set(c.over(layout.mesh)) & {"data", "fsdp"}]
+    assert over_batch and all(c.depth == 0 for c in over_batch)
+    # In the loop the vocabulary's shards agree on the softmax and add up the gradient of x, where there are any.
+    assert all(c.over(layout.mesh) == ("tensor",) for c in found if c.depth)

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
-from jaxllm.models.declare import initialize
+from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec, forward
+from jaxllm.models.declare import abstract, initialize
 from jaxllm.objectives.next_token import next_token
 
 CONFIG = ModelConfig(
@@ -51,6 +53,71 @@ def test_padding_counts_for_nothing(params):
     assert float(loss) == 0 and float(metrics["weight"]) == 0
 
 
+def stack(*rows):
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_rows_without_weight_change_neither_loss_nor_gradient(params):
+    objective = jax.jit(jax.value_and_grad(next_token(CONFIG, z_loss=0.1), has_aux=True))
+    row = batch_of([np.array([0, 5, 9, 5, 0])])
+    silent = batch_of([np.arange(14)])
+    silent["weights"][:] = 0
+    (alone, metrics), grads = objective(params, stack(row, row))
+    (padded, padded_metrics), padded_grads = objective(params, stack(row, silent))
+    assert float(alone) == pytest.approx(float(padded), rel=1e-6)
+    assert float(metrics["weight"]) == 2 * float(padded_metrics["weight"]) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, padded_grads)
+    (nothing, _), zero = objective(params, stack(silent, silent))
+    assert float(nothing) == 0 and all((leaf == 0).all() for leaf in jax.tree.leaves(zero))
+
+
+def test_metrics_are_those_of_the_logits(params):
+    batch = batch_of([np.array([0, 5, 9, 5, 0]), np.array([0, 60, 61, 0])])
+    batch["weights"][0, :3] = 0.5
+    logits = np.asarray(
+        forward(params, CONFIG, batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
+    )[0]
+    log_z = np.log(np.exp(logits).sum(-1))
+    weights, targets = batch["weights"][0], batch["targets"][0]
+    mean = lambda values: (values * weights).sum() / weights.sum()  # noqa: E731
+    nll = mean(log_z - logits[np.arange(16), targets])
+    loss, metrics = next_token(CONFIG, z_loss=0.25)(params, batch)
+    assert float(metrics["nll"]) == pytest.approx(nll, rel=1e-5)
+    assert float(loss) == pytest.approx(nll + 0.25 * mean(log_z**2), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(mean(logits.argmax(-1) == targets), abs=1e-6)
+    right = batch | {"targets": logits.argmax(-1)[None].astype(np.int32)}
+    assert float(next_token(CONFIG)(params, right)[1]["accuracy"]) == pytest.approx(1)
+
+
+def test_no_array_of_a_step_is_as_large_as_the_logits():
+    """Of any floating type, in any shape: neither forward nor backward of the whole model, remat or not."""
+    config = replace(CONFIG, vocab_size=2048)
+    batch = {name: np.repeat(row, 4, axis=0) for name, row in batch_of([np.arange(16)]).items()}
+    spec = abstract(decoder_spec(config))
+
+    def largest(objective):
+        jaxpr = jax.make_jaxpr(jax.value_and_grad(objective, has_aux=True))(spec, batch)
+        floats = [v for v in all_outputs(jaxpr.jaxpr) if jnp.issubdtype(v.dtype, jnp.floating)]
+        return max(v.size for v in floats)
+
+    def whole_logits(params, batch):
+        logits = forward(params, config, batch["tokens"])
+        return jax.nn.log_softmax(logits)[..., 0].sum(), {}
+
+    everything = 4 * 16 * 2048
+    assert largest(whole_logits) == everything, "the search finds them where they are"
+    for remat in ("none", "full"):
+        assert largest(next_token(config, z_loss=0.1, remat=remat)) < everything
+
+
+def all_outputs(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (v.aval for v in equation.outvars)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from all_outputs(getattr(inner, "jaxpr", inner))
+
+
 def test_a_fresh_model_knows_nothing(params):
     random = np.random.default_rng(0)
     loss, _ = next_token(CONFIG)(params, batch_of([random.integers(0, 64, 17)]))
@@ -58,8 +125,6 @@ def test_a_fresh_model_knows_nothing(params):
 
 
 def test_a_key_turns_dropout_on(params):
-    from dataclasses import replace
-
     objective = next_token(replace(CONFIG, dropout=0.5))
     batch = batch_of([np.arange(12)])
     quiet, again = objective(params, batch)[0], objective(params, batch, None)[0]

@@ -399,7 +399,8 @@ def test_a_step_is_saved_once(tmp_path):
 
 def test_leftovers_of_a_killed_save_are_cleared_away(tmp_path):
     save(tmp_path / "c", 4)
-    (tmp_path / "c" / "8.orbax-checkpoint-tmp" / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+    for step in (6, 8):
+        (tmp_path / "c" / f"{step}.orbax-checkpoint-tmp" / "params.orbax-checkpoint-tmp").mkdir(parents=True)
     with open_(tmp_path / "c") as checkpoints:
         assert checkpoints.steps() == [4]
         checkpoints.save(make_state(8), PROGRESS)
