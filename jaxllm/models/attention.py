@@ -14,7 +14,7 @@ from flax import struct
 
 from jaxllm.models.config import ModelConfig, NormConfig
 from jaxllm.models.declare import Param, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import einsum, product
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.models.rope import rope_angles, rotate
@@ -124,10 +124,10 @@ def dot_product_attention(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Arra
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32) / math.sqrt(K)
+    scores = product("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK) / math.sqrt(K)
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSGK.dtype)
-    return jnp.einsum("BGRTS,BSGK->BTGRK", weights, v_BSGK).reshape(B, T, H, K)
+    return product("BGRTS,BSGK->BTGRK", weights, v_BSGK, v_BSGK.dtype).reshape(B, T, H, K)
 
 
 def _project(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -53,7 +53,8 @@ def test_fsdp_gathers_each_layers_weights_twice_and_no_activation():
     assert kinds["all-reduce", 1] == 1
     assert {c.over(mesh) for c in found} == {("fsdp",)}
     shapes = Counter(shape for c in found if c.kind == "all-gather" and c.depth for _, shape in c.arrays)
-    assert shapes == {(32, 32): 4, (32, 16): 4, (32, 64): 4, (64, 32): 2}, "weights only: an activation has 16 rows"
+    weights = {(32, 4, 8): 2, (32, 2, 8): 4, (4, 8, 32): 2, (32, 64): 4, (64, 32): 2}
+    assert shapes == weights, "an activation has a batch axis"
 
 
 def test_tensor_parallel_reduces_after_attention_and_after_the_mlp():
@@ -63,8 +64,8 @@ def test_tensor_parallel_reduces_after_attention_and_after_the_mlp():
     assert {c.over(mesh) for c in found} == {("tensor",)}
     in_layers = [c for c in found if c.depth and any(name in c.op_name for name in ("attention/", "mlp/"))]
     assert len(in_layers) == 4, "one each for attention and MLP, forward and backward"
-    # [B * T, D]: the residual stream, and nothing as wide as the MLP or as long as the keys.
-    assert {shape for c in in_layers for _, shape in c.arrays} == {(256, 32)}
+    # [B, T, D]: the residual stream, and nothing as wide as the MLP or as long as the keys.
+    assert {shape for c in in_layers for _, shape in c.arrays} == {(16, 16, 32)}
 
 
 def test_one_device_talks_to_nobody():
