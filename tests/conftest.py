@@ -12,8 +12,8 @@ assert "jax" not in sys.modules, "jax reads its environment when it is imported,
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-# A collective blocks its thread until all devices are there. XLA has as many threads as cores unless this says more, and
-# with two of them, devices that wait in different collectives keep each other waiting for ever.
+# A collective blocks its thread until all devices are there. XLA has as many threads as cores unless this says more,
+# and with two of them, devices that wait in different collectives keep each other waiting for ever.
 os.environ.setdefault("NPROC", "16")
 
 # Most of the suite's time goes into compiling the same small programs, in each of its processes and at each run again.
