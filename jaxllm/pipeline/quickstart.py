@@ -48,7 +48,7 @@ def quickstart_experiment(platform: str) -> Experiment:
         )
         # Keeping only the results of products is also quicker on a CPU: writing the rest out costs more than computing
         # it again.
-        training = TrainingConfig(steps=480, batch_size=8, eval_every=120, seed=1, remat="dots")
+        training = TrainingConfig(steps=600, batch_size=8, eval_every=150, seed=1, remat="dots")
         optimizer = OptimizerConfig(
             kind="muon", learning_rate=6e-3, schedule="linear", warmup_steps=20, final_ratio=0.0
         )
@@ -76,7 +76,7 @@ def _recipe(model: ModelConfig, training: TrainingConfig, optimizer: OptimizerCo
         data=DataConfig(path=text),
         optimizer=optimizer,
         training=training,
-        checkpoints=CheckpointConfig(every=120),
+        checkpoints=CheckpointConfig(every=150),
     )
 
 
