@@ -5,23 +5,21 @@
     tokenizer.save("runs/one/tokenizer")
     tokenizer = load("runs/one/tokenizer")
 
-A tokenizer.json that another program wrote can be loaded if it is a byte-level BPE.
+Every tokenizer is a `PipelineTokenizer`: the same stages, filled in by each family in its own way.
 """
 
-from jaxllm.tokenizers.byte import ByteTokenizer
-from jaxllm.tokenizers.byte_bpe import ByteBPE
-from jaxllm.tokenizers.character import CharacterTokenizer
 from jaxllm.tokenizers.config import TokenizerConfig
-from jaxllm.tokenizers.kinds import load, train
-from jaxllm.tokenizers.protocol import END_OF_TEXT, Tokenizer
+from jaxllm.tokenizers.formats import load
+from jaxllm.tokenizers.kinds import train
+from jaxllm.tokenizers.pipeline import PipelineTokenizer
+from jaxllm.tokenizers.protocol import END_OF_TEXT, Encoding, Tokenizer
 from jaxllm.tokenizers.streaming import StreamingDecoder
 from jaxllm.tokenizers.train_byte_bpe import train_byte_bpe
 
 __all__ = [
     "END_OF_TEXT",
-    "ByteBPE",
-    "ByteTokenizer",
-    "CharacterTokenizer",
+    "Encoding",
+    "PipelineTokenizer",
     "StreamingDecoder",
     "Tokenizer",
     "TokenizerConfig",

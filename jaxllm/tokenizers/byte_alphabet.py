@@ -17,6 +17,9 @@ _CHARACTER_OF_BYTE = dict(
 )
 _BYTE_OF_CHARACTER = {character: byte for byte, character in _CHARACTER_OF_BYTE.items()}
 
+ALPHABET = frozenset(_BYTE_OF_CHARACTER)
+"""The characters that stand for a byte."""
+
 
 def to_text(token: bytes) -> str:
     """A token's bytes as printable characters: b" the" is "Ġthe"."""

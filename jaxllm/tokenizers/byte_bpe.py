@@ -7,164 +7,173 @@ stands for the token of id i, so that finding and replacing a pair are operation
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from heapq import heapify, heappop, heappush
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import chain
-from operator import add
-from typing import Any
+from operator import add, itemgetter
+from typing import AnyStr
 
-from jaxllm.tokenizers import tokenizer_json
-from jaxllm.tokenizers.byte_alphabet import BYTE_ORDER
-from jaxllm.tokenizers.protocol import END_OF_TEXT
-from jaxllm.tokenizers.split_patterns import splitter
-from jaxllm.tokenizers.table import TableTokenizer
-
-# Encoded pieces that are remembered; ordinary text repeats itself so much that this decides the speed of encoding.
-_CACHE_PIECES = 1 << 18
-_CACHE_LONGEST = 64
-
-# Well-formed UTF-8 (Unicode standard, table 3-7), as far as it reaches.
-_UTF8 = re.compile(
-    rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
-    rb"|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
-    rb"|\xf4[\x80-\x8f][\x80-\xbf]{2})+"
-)
+from jaxllm.tokenizers.byte_alphabet import BYTE_ORDER, to_text
+from jaxllm.tokenizers.merging import merge_pairs, merge_tokens
+from jaxllm.tokenizers.stages import Span
 
 
-class ByteBPE(TableTokenizer):
-    """The tokenizer of a vocabulary and its merges."""
+class ByteLevelBPE:
+    """A vocabulary of byte strings, whose tokens files write in the byte alphabet. Its pieces are plain text."""
 
     def __init__(
         self,
         vocabulary: Mapping[bytes, int],
         merges: Sequence[tuple[bytes, bytes]],
-        split_pattern: str,
-        special_tokens: Mapping[str, int],
+        *,
+        ignore_merges: bool = False,
     ):
-        """vocabulary: the id of each token but the special ones. merges: pairs of tokens, the lowest rank first.
+        """vocabulary: the id of each token. merges: pairs of tokens, the lowest rank first. ignore_merges: a whole
+        piece that is a token becomes it at once.
 
-        Raises ValueError if a byte or a token that a merge names is not in the vocabulary, if a merge occurs twice, or
-        if the ids are not 0 .. vocab_size - 1.
+        Raises ValueError if a token that a merge names is not in the vocabulary, if a merge occurs twice, or if two
+        tokens have one id.
         """
-        token_bytes: dict[int, bytes] = {}
-        for piece, token in vocabulary.items():
-            if token_bytes.setdefault(token, piece) != piece:
-                raise ValueError(f"the tokens {token_bytes[token]!r} and {piece!r} have the same id {token}")
-        super().__init__(token_bytes, special_tokens)
-        absent = [byte for byte in range(256) if bytes([byte]) not in vocabulary]
-        if absent:
-            raise ValueError(f"the vocabulary lacks {len(absent)} of the 256 bytes, the first is 0x{absent[0]:02x}")
-        self._merges = tuple(merges)
-        self._pattern = split_pattern
-        self._split = splitter(split_pattern)
-        # str.translate takes a table from code points, and decoding as Latin-1 makes a code point of each byte.
-        self._symbols = {byte: chr(vocabulary[bytes([byte])]) for byte in range(256)}
-        self._ranks, self._merged = _tabulate(self._merges, vocabulary)
-        self._pieces = _PieceCache(self._encode_piece)
+        self.vocabulary, self.ignore_merges = dict(vocabulary), ignore_merges
+        self._tokens = _check(self.vocabulary)
+        self._given_merges: tuple[tuple[bytes, bytes], ...] | None = tuple(merges)
+        # A symbol is chr(id). str.translate takes a table from code points, and Latin-1 makes one of each byte.
+        self._symbols = {token[0]: chr(i) for token, i in self.vocabulary.items() if len(token) == 1}
+        self._ranks, self._merged = _tabulate(self._given_merges, self.vocabulary)
+
+    @classmethod
+    def from_ranks(cls, ranks: Mapping[bytes, int]) -> ByteLevelBPE:
+        """A vocabulary as tiktoken has it: any two adjacent tokens that together are a token may merge, that of the
+        lowest rank first, and a piece that is a token is it at once. Ranks are ids."""
+        made = cls.__new__(cls)
+        made.vocabulary, made.ignore_merges, made._given_merges = dict(ranks), True, None
+        made._tokens = _check(made.vocabulary)
+        # A symbol is the token itself.
+        made._ranks, made._merged = made.vocabulary, made._tokens
+        return made
+
+    @classmethod
+    def from_merges(cls, merges: Sequence[tuple[bytes, bytes]]) -> ByteLevelBPE:
+        """Numbers the tokens: the bytes in BYTE_ORDER, then one for each merge that makes a new one."""
+        tokens = dict.fromkeys(chain((bytes([byte]) for byte in BYTE_ORDER), (left + right for left, right in merges)))
+        return cls({token: i for i, token in enumerate(tokens)}, merges)
 
     def __reduce__(self):
-        # A copy in another process compiles the pattern anew and starts with an empty cache.
-        return type(self), (self.vocabulary, self._merges, self._pattern, self.special_tokens)
-
-    @classmethod
-    def from_merges(
-        cls, merges: Sequence[tuple[bytes, bytes]], split_pattern: str, special_tokens: Sequence[str] = (END_OF_TEXT,)
-    ) -> ByteBPE:
-        """Numbers the tokens: the bytes in BYTE_ORDER, one for each merge that makes a new one, the special tokens."""
-        tokens = dict.fromkeys(chain((bytes([byte]) for byte in BYTE_ORDER), (left + right for left, right in merges)))
-        vocabulary = {token: i for i, token in enumerate(tokens)}
-        special = {name: len(vocabulary) + i for i, name in enumerate(special_tokens)}
-        return cls(vocabulary, merges, split_pattern, special)
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> ByteBPE:
-        """Reads Hugging Face's tokenizer.json. Raises ValueError for what is malformed, or not supported here."""
-        return cls(*tokenizer_json.parse(description))
-
-    def description(self) -> dict[str, Any]:
-        return tokenizer_json.describe(self.vocabulary, self._merges, self._pattern, self.special_tokens)
+        if self._given_merges is None:
+            return ByteLevelBPE.from_ranks, (self.vocabulary,)
+        return partial(ByteLevelBPE, ignore_merges=self.ignore_merges), (self.vocabulary, self._given_merges)
 
     @property
-    def vocabulary(self) -> dict[bytes, int]:
-        """The id of each token but the special ones."""
-        return {piece: token for token, piece in self._bytes.items() if piece}
+    def is_by_ranks(self) -> bool:
+        """Whether it was made from ranks of tokens and not from a list of merges."""
+        return self._given_merges is None
 
-    @property
+    @cached_property
     def merges(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The pairs that are merged, the lowest rank first."""
-        return self._merges
+        """The pairs that are merged, the lowest rank first. Of a vocabulary by ranks: the last merge of each token.
 
-    @property
-    def split_pattern(self) -> str:
-        """The regular expression whose matches are the pieces."""
-        return self._pattern
-
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """The ids of any bytes; decode_bytes gives them back.
-
-        Each longest run of well-formed UTF-8 is encoded as text, and each run of bytes between two of them is a piece.
+        Raises ValueError if a token's bytes don't come down to two tokens of lower rank.
         """
-        ids, end = [], 0
-        for run in _UTF8.finditer(data):
-            ids += self._encode_piece(data[end : run.start()])
-            ids += self._encode_text(run.group().decode("utf-8"))
-            end = run.end()
-        return ids + list(self._encode_piece(data[end:]))
+        return _merges_of_ranks(self.vocabulary) if self._given_merges is None else self._given_merges
 
-    def _encode_text(self, text: str) -> list[int]:
-        try:
-            return list(chain.from_iterable(map(self._pieces.__getitem__, self._split(text))))
-        except UnicodeEncodeError:
-            position = re.search("[\ud800-\udfff]", text).start()
+    @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """The bytes that are no tokens: a text that has one of them can't be encoded. Usually there are none."""
+        return frozenset(byte for byte in range(256) if bytes([byte]) not in self.vocabulary)
+
+    def tokens(self) -> Iterator[tuple[int, str]]:
+        return ((i, to_text(token)) for token, i in self.vocabulary.items())
+
+    def encode_piece(self, piece: str) -> tuple[int, ...]:
+        return self.encode_bytes(piece.encode("utf-8"))
+
+    def encode_bytes(self, piece: bytes) -> tuple[int, ...]:
+        """The ids of any bytes, as one piece. Raises ValueError for a byte that is no token."""
+        if self.ignore_merges and (whole := self.vocabulary.get(piece)) is not None:
+            return (whole,)
+        if self.missing_bytes and not self.missing_bytes.isdisjoint(piece):
+            missing = next(byte for byte in piece if byte in self.missing_bytes)
             raise ValueError(
-                f"character {position} of the text is {text[position]!r}, half of a UTF-16 pair and not Unicode text; "
-                'make it U+FFFD, for instance by text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
-            ) from None
+                f"the byte 0x{missing:02x} of {piece!r} is no token of this vocabulary, which lacks "
+                f"{len(self.missing_bytes)} of the 256 bytes; train or load one that has all of them"
+            )
+        if self._given_merges is None:
+            parts = [piece[i : i + 1] for i in range(len(piece))]
+            merge = _merge_few if len(parts) <= _FEW else _merge_many_tokens
+            return tuple(map(self.vocabulary.__getitem__, merge(parts, self._ranks, self._merged)))
+        symbols = piece.decode("latin-1").translate(self._symbols)
+        if len(symbols) <= _FEW:
+            return tuple(map(ord, _merge_few([*symbols], self._ranks, self._merged)))
+        return tuple(map(ord, merge_pairs(symbols, self._ranks, self._merged)))
 
-    def _encode_piece(self, piece: bytes) -> tuple[int, ...]:
-        return tuple(map(ord, self._merge(piece.decode("latin-1").translate(self._symbols))))
-
-    def _merge(self, symbols: str) -> str:
-        """What merge_slowly says, on symbols, in O(n log n) for n of them.
-
-        The merged symbol takes the left one's place, and the right one's place becomes empty.
-        """
-        ranks, merged = self._ranks, self._merged
-        parts = [*symbols, ""]  # the end is a neighbour too
-        following = list(range(1, len(parts) + 1))
-        preceding = list(range(-1, len(parts) - 1))
-        waiting = [(ranks[pair], i) for i, pair in enumerate(map(add, symbols, symbols[1:])) if pair in ranks]
-        heapify(waiting)
-        while waiting:
-            rank, i = heappop(waiting)
-            j = following[i]
-            # The pair may have been merged with its neighbours since it was put there.
-            if ranks.get(parts[i] + parts[j]) != rank:
-                continue
-            parts[i], parts[j] = merged[rank], ""
-            following[i] = k = following[j]
-            preceding[k] = i
-            for left, right in ((preceding[i], i), (i, k)):
-                if left >= 0 and (changed := ranks.get(parts[left] + parts[right])) is not None:
-                    heappush(waiting, (changed, left))
-        return "".join(parts)
+    def encode_spans(self, piece: str) -> list[tuple[int, Span]]:
+        # The character that each byte belongs to.
+        owner = [i for i, character in enumerate(piece) for _ in character.encode("utf-8")]
+        spans, begin = [], 0
+        for i in self.encode_piece(piece):
+            end = begin + len(self._tokens[i])
+            spans.append((i, (owner[begin], owner[end - 1] + 1)))
+            begin = end
+        return spans
 
 
-class _PieceCache(dict):
-    """Ids of the pieces seen so far; a piece that is not here is encoded and, unless it is long, remembered."""
+def _check(vocabulary: Mapping[bytes, int]) -> dict[int, bytes]:
+    """The token of each id. Raises ValueError for ids that are impossible or occur twice, and for an empty token."""
+    tokens: dict[int, bytes] = {}
+    for token, i in vocabulary.items():
+        if not token:
+            raise ValueError(f"the token of id {i} is empty; a token must have at least one byte")
+        if not 0 <= i <= sys.maxunicode:
+            raise ValueError(f"the id of {token!r} is {i}; ids must be 0 .. {sys.maxunicode:,}")
+        if tokens.setdefault(i, token) != token:
+            raise ValueError(f"the tokens {tokens[i]!r} and {token!r} have the same id {i}")
+    return tokens
 
-    def __init__(self, encode):
-        super().__init__()
-        self._encode = encode
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        ids = self._encode(piece.encode("utf-8"))
-        if len(piece) <= _CACHE_LONGEST:
-            if len(self) >= _CACHE_PIECES:
-                self.clear()
-            self[piece] = ids
-        return ids
+# Up to so many symbols, looking at all pairs for each merge is quicker than keeping them in a heap.
+_FEW = 100
+_NO_RANK = sys.maxsize
+
+
+def _merge_few(
+    parts: list[AnyStr], ranks: Mapping[AnyStr, int], merged: Mapping[int, AnyStr], limit: int = _NO_RANK
+) -> list[AnyStr]:
+    """Merges the adjacent parts of the lowest rank, and of those the leftmost, until none has a rank below the limit.
+
+    ranks: of two parts, written together. merged: what the two of each rank become.
+    """
+    found = [ranks.get(pair, _NO_RANK) for pair in map(add, parts, parts[1:])]
+    while found and (lowest := min(found)) < limit:
+        i = found.index(lowest)
+        parts[i] = symbol = merged[lowest]
+        del parts[i + 1], found[i]
+        if i < len(found):
+            found[i] = ranks.get(symbol + parts[i + 1], _NO_RANK)
+        if i:
+            found[i - 1] = ranks.get(parts[i - 1] + symbol, _NO_RANK)
+    return parts
+
+
+def _merge_many_tokens(parts: list[bytes], ranks: Mapping[bytes, int], _: object) -> list[bytes]:
+    return merge_tokens(parts, ranks)
+
+
+def _merges_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tuple[bytes, bytes], ...]:
+    """For each token of several bytes, in the order of ranks, the two that its bytes merge to by lower ranks."""
+    tokens = {rank: token for token, rank in sorted(ranks.items(), key=itemgetter(1))}
+    merges = []
+    for rank, token in tokens.items():
+        if len(token) == 1:
+            continue
+        parts = _merge_few([token[i : i + 1] for i in range(len(token))], ranks, tokens, limit=rank)
+        if len(parts) != 2:
+            raise ValueError(
+                f"the token {token!r} of rank {rank} is made of {len(parts)} tokens of lower rank, so a list of "
+                "merges can't express it"
+            )
+        merges.append((parts[0], parts[1]))
+    return tuple(merges)
 
 
 def _tabulate(
@@ -182,13 +191,3 @@ def _tabulate(
         ranks[pair] = rank
         merged.append(chr(vocabulary[left + right]))
     return ranks, merged
-
-
-def merge_slowly(piece: bytes, merges: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """The definition: of the adjacent pairs with the lowest rank, the leftmost is merged, until none has a rank."""
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    tokens = [bytes([byte]) for byte in piece]
-    while found := [(ranks[pair], i) for i, pair in enumerate(zip(tokens, tokens[1:], strict=False)) if pair in ranks]:
-        _, i = min(found)
-        tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]
-    return tokens

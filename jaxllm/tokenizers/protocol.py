@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from os import PathLike
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 END_OF_TEXT = "<|endoftext|>"
-"""The name of the special token that begins and ends a document."""
+"""The name that tokenizers trained here give to the special token that begins and ends a document."""
 
 AllowedSpecial = Literal["all"] | Collection[str]
+
+
+class Encoding(NamedTuple):
+    """The ids of a text, and the characters of it that each came from, as (begin, end)."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 @runtime_checkable
@@ -20,7 +27,8 @@ class Tokenizer(Protocol):
     """
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -28,26 +36,51 @@ class Tokenizer(Protocol):
 
     @property
     def end_of_text(self) -> int:
-        """The id of "<|endoftext|>", which both begins and ends a document."""
+        """The id that both begins and ends a document. Raises ValueError if it is not known."""
 
-    def encode(self, text: str, *, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
+    @property
+    def strips_space(self) -> bool:
+        """Whether decoding takes one space away from the begin of a text."""
+
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: AllowedSpecial = frozenset(),
+        disallowed_special: AllowedSpecial = frozenset(),
+        add_special_tokens: bool = False,
+    ) -> list[int]:
         """The ids of a text.
 
-        Text that looks like a special token is ordinary text, unless that token is named in allowed_special, or this
-        is "all". Raises ValueError for an unknown name in there, and for text that the vocabulary can't express.
+        Text that looks like a special token is ordinary text, unless that token is in allowed_special (then it becomes
+        the token) or in disallowed_special (then ValueError is raised); either may be "all", and what is allowed is
+        not disallowed. add_special_tokens puts the tokens around the text that the vocabulary was made for. Raises
+        ValueError for an unknown name, and for text that the vocabulary can't express.
         """
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text."""
+    def encode_with_offsets(
+        self,
+        text: str,
+        *,
+        allowed_special: AllowedSpecial = frozenset(),
+        disallowed_special: AllowedSpecial = frozenset(),
+    ) -> Encoding:
+        """The ids of a text and where each came from. Tokens of one character's bytes all cover that character."""
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def encode_batch(self, texts: Iterable[str], processes: int = 1) -> list[list[int]]:
+        """The ids of each text, in which nothing is special; worked out by so many processes."""
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> bytes:
         """The bytes of ids, as they are. Raises ValueError for an id out of range."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for, b"" for a special token. Raises ValueError for an id out of range."""
+        """The bytes that one id stands for inside a text, b"" for a special token.
+
+        Raises ValueError for an id out of range.
+        """
 
     def fingerprint(self) -> str:
         """SHA-256, as hex, of everything that decides how text is encoded; equal for equal tokenizers."""

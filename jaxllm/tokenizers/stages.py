@@ -7,6 +7,8 @@ does its work in two ways that must agree: quickly, and with the place in its in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 Span = tuple[int, int]
@@ -35,6 +37,22 @@ class Cut(Protocol):
 
     def spans(self, text: str) -> list[Span]:
         """Where each piece lies."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to a text before a vocabulary sees its pieces."""
+
+    normalizer: tuple[Rewrite, ...] = ()
+    steps: tuple[Rewrite | Cut, ...] = ()
+
+    def __call__(self, text: str) -> list[str]:
+        for rewrite in self.normalizer:
+            text = rewrite(text)
+        pieces = [text]
+        for step in self.steps:
+            pieces = list(chain.from_iterable(map(step, pieces))) if isinstance(step, Cut) else list(map(step, pieces))
+        return pieces
 
 
 class Vocabulary(Protocol):

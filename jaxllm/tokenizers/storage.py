@@ -1,10 +1,11 @@
-"""The file `tokenizer.json`: written as a whole or not at all, and read back as a JSON object."""
+"""The files of a tokenizer: written as a whole or not at all, and read back as JSON objects."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,31 @@ from typing import Any
 FILE_NAME = "tokenizer.json"
 
 
-def write(directory: str | PathLike[str], description: dict[str, Any]) -> None:
-    """Writes tokenizer.json into a directory, which is made if need be.
+def dump(description: dict[str, Any]) -> str:
+    """The text of a JSON file."""
+    return json.dumps(description, ensure_ascii=False, indent=1) + "\n"
 
-    Whoever looks, at any moment and also after a crash, finds no directory, the old file or the new one. Raises
-    OSError if the directory can't be written.
+
+def write(directory: str | PathLike[str], files: Mapping[str, str]) -> None:
+    """Writes files, names and texts, into a directory, which is made if need be.
+
+    Whoever looks, at any moment and also after a crash, finds no directory or all of the files; where the directory was
+    there before, each file is the old or the new one. Raises OSError if the directory can't be written.
     """
     directory = Path(directory)
-    text = json.dumps(description, ensure_ascii=False, indent=1) + "\n"
     directory.parent.mkdir(parents=True, exist_ok=True)
     # The scratch directory lies beside the target, since a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         staged = Path(scratch) / directory.name
         staged.mkdir()
-        with open(staged / FILE_NAME, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        for name, text in files.items():
+            with open(staged / name, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
         if directory.is_dir():
-            os.replace(staged / FILE_NAME, directory / FILE_NAME)
+            for name in files:
+                os.replace(staged / name, directory / name)
         else:
             os.rename(staged, directory)
 
@@ -42,15 +49,20 @@ def read(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
     """
     path = Path(path)
     file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{file}: there is no tokenizer here; name the directory of a {FILE_NAME}")
+    return file, read_object(file)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError, naming the file, if it holds none."""
     try:
-        description = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{file}: there is no tokenizer here; name the directory of a {FILE_NAME}") from error
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: is not a readable JSON file: {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{file}: expected a JSON object, found {type(description).__name__}")
-    return file, description
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

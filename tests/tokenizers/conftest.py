@@ -4,7 +4,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from jaxllm.tokenizers import ByteBPE, train_byte_bpe
+from jaxllm.tokenizers import PipelineTokenizer, train_byte_bpe
 
 SHARED = Path(os.environ.get("JAXLLM_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -16,7 +16,7 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(texts) -> ByteBPE:
+def tokenizer(texts) -> PipelineTokenizer:
     return train_byte_bpe(texts, 1000)
 
 

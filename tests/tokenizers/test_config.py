@@ -3,7 +3,7 @@ import pytest
 from jaxllm.config import from_json, to_json
 from jaxllm.tokenizers import TokenizerConfig
 from jaxllm.tokenizers.config import Split
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
+from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 
 
 def test_a_config_goes_to_json_and_back():
@@ -12,14 +12,35 @@ def test_a_config_goes_to_json_and_back():
 
 
 def test_the_names_of_splits_are_those_of_the_patterns():
-    assert set(Split.__args__) == set(SPLIT_PATTERNS)
+    assert set(Split.__args__) == {*SPLIT_PATTERNS, *SPLIT_SEQUENCES}
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"kind": "bpe"}, "tokenizer.kind must be one of byte_bpe, character, byte, got 'bpe'"),
-        ({"split": "o200k"}, "tokenizer.split must be one of cl100k, gpt2, got 'o200k'"),
+        (
+            {"kind": "bpe"},
+            "tokenizer.kind must be one of byte_bpe, unigram, sentencepiece_bpe, wordpiece, word, character, byte, got 'bpe'",
+        ),
+        (
+            {"split": "o300k"},
+            "tokenizer.split must be one of gpt2, cl100k, llama3, qwen2, o200k, deepseek-llm, deepseek-coder, deepseek-v3, "
+            "got 'o300k'",
+        ),
+        (
+            {"normalization": ("nfc", "upper")},
+            "tokenizer.normalization must be of nfc, nfd, nfkc, nfkd, lowercase, strip_accents, got 'upper'",
+        ),
+        (
+            {"kind": "unigram", "vocab_size": 257},
+            "tokenizer.vocab_size=257 is smaller than the byte alphabet: it must be at least 258 "
+            "(256 bytes, <unk> and 1 special tokens)",
+        ),
+        (
+            {"kind": "wordpiece", "vocab_size": 5},
+            "tokenizer.vocab_size=5 is smaller than what is always there: it must be at least 6 "
+            "([PAD] [UNK] [CLS] [SEP] [MASK] and 1 special tokens)",
+        ),
         (
             {"vocab_size": 256},
             "tokenizer.vocab_size=256 is smaller than the byte alphabet: it must be at least 257 "

@@ -6,12 +6,16 @@ import pytest
 from jaxllm.tokenizers import storage
 
 
+def write(directory, description) -> None:
+    storage.write(directory, {storage.FILE_NAME: storage.dump(description)})
+
+
 def files(directory) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
 
 
 def test_the_directory_is_made_and_nothing_else_is_left(tmp_path):
-    storage.write(tmp_path / "a" / "tokenizer", {"type": "x", "text": "é\u2028\n"})
+    write(tmp_path / "a" / "tokenizer", {"type": "x", "text": "é\u2028\n"})
     assert files(tmp_path) == ["a", "a/tokenizer", "a/tokenizer/tokenizer.json"]
     expected = tmp_path / "a" / "tokenizer" / "tokenizer.json", {"type": "x", "text": "é\u2028\n"}
     assert storage.read(tmp_path / "a" / "tokenizer") == expected
@@ -20,8 +24,8 @@ def test_the_directory_is_made_and_nothing_else_is_left(tmp_path):
 
 def test_other_files_in_the_directory_stay(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    storage.write(tmp_path, {"n": 1})
-    storage.write(tmp_path, {"n": 2})
+    write(tmp_path, {"n": 1})
+    write(tmp_path, {"n": 2})
     assert files(tmp_path) == ["note.txt", "tokenizer.json"]
     assert storage.read(tmp_path)[1] == {"n": 2}
 
@@ -30,14 +34,14 @@ def test_other_files_in_the_directory_stay(tmp_path):
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, existing):
     directory = tmp_path / "tokenizer"
     if existing:
-        storage.write(directory, {"n": 1})
+        write(directory, {"n": 1})
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        storage.write(directory, {"n": 2})
+        write(directory, {"n": 2})
     assert files(tmp_path) == (["tokenizer", "tokenizer/tokenizer.json"] if existing else [])
     if existing:
         assert storage.read(directory)[1] == {"n": 1}
@@ -52,7 +56,7 @@ def test_a_new_directory_appears_with_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", stop)
     monkeypatch.setattr(os, "rename", stop)
     with pytest.raises(OSError, match="stopped"):
-        storage.write(tmp_path / "tokenizer", {})
+        write(tmp_path / "tokenizer", {})
     assert files(tmp_path) == []
 
 
@@ -85,6 +89,6 @@ def test_a_path_that_is_not_there(tmp_path):
 
 
 def test_what_is_written_is_plain_json(tmp_path):
-    storage.write(tmp_path, {"vocab": {"Ġthe": 1}})
+    write(tmp_path, {"vocab": {"Ġthe": 1}})
     assert "Ġthe" in (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "tokenizer.json").read_bytes()) == {"vocab": {"Ġthe": 1}}
