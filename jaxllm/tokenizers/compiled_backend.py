@@ -20,8 +20,10 @@ from jaxllm.tokenizers.tiktoken_files import ranks_of
 PROBE = (
     "Once upon a time there were 1234567 dragons, weren't there? I'LL say they'd'VE seen 3.14159 of them.\r\n\r\n\t"
     "def f(x: int) -> str:\n        return f'{x!r}'  # ...\n\n   if a[0] != b->c && d::e //// /* */ \\n {}\n"
-    "Ünïcödé naïve Straße ΑΒγ Привет мир, שלום עולם, مرحبا بالعالم, हिन्दी पाठ, ไทย, 漢字かな交じり文、中文测试。한국어 텍스트\n"
-    "e\u0301 a\u0308\u0323 ﬁ ² ½ Ⅷ ٣٤٥ \u00a0\u2003\u3000|\u200b|\u200d| 😀👩\u200d👩\u200d👧🇩🇪🏳️\u200d🌈 𝔘𝔫𝔦 𐍈 \U0001f9ec\ufffd\x00\x1f\x7f"
+    "Ünïcödé naïve Straße ΑΒγ Привет мир, שלום עולם, مرحبا بالعالم, हिन्दी पाठ, ไทย, "
+    "漢字かな交じり文、中文测试。한국어 텍스트\n"
+    "e\u0301 a\u0308\u0323 ﬁ ² ½ Ⅷ ٣٤٥ \u00a0\u2003\u3000|\u200b|\u200d| 😀👩\u200d👩\u200d👧🇩🇪🏳️\u200d🌈 "
+    "𝔘𝔫𝔦 𐍈 \U0001f9ec\ufffd\x00\x1f\x7f"
     "----------------====================                      \n\n\n\n<|endoftext|><|im_start|> HTMLParserXMLHttp"
 )
 """Text of many kinds, on which the ids must be equal."""

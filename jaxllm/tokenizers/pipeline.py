@@ -73,6 +73,10 @@ class PipelineTokenizer:
         self._finders: dict[frozenset[str], AddedTokenFinder] = {}
         # Metaspace may put a space before the first word of a text, but not after an added token.
         self._later_steps = tuple(map(_not_first, self.pre_tokenizer))
+        # isinstance with a protocol takes longer than cutting a short text.
+        self._first_cutters, self._later_cutters = (
+            [(isinstance(step, Cut), step) for step in steps] for steps in (self.pre_tokenizer, self._later_steps)
+        )
         self._cache = _PieceCache(vocabulary.encode_piece)
 
     def __reduce__(self):
@@ -121,12 +125,15 @@ class PipelineTokenizer:
         disallowed_special: AllowedSpecial = frozenset(),
         add_special_tokens: bool = False,
     ) -> list[int]:
-        ids: list[int] = []
-        for token, begin, end in self._stretches(text, allowed_special, disallowed_special):
-            if token is None:
-                ids += self._encode_text(text[begin:end] if end - begin < len(text) else text, begin == 0)
-            else:
-                ids.append(token.id)
+        if not (allowed_special or disallowed_special or self._words):
+            ids = self._encode_text(text, True) if text else []
+        else:
+            ids = []
+            for token, begin, end in self._stretches(text, allowed_special, disallowed_special):
+                if token is None:
+                    ids += self._encode_text(text[begin:end], begin == 0)
+                else:
+                    ids.append(token.id)
         return self.template.apply(ids)[0] if add_special_tokens and self.template else ids
 
     def encode_with_offsets(
@@ -242,7 +249,7 @@ class PipelineTokenizer:
             text = step(text)
         return text
 
-    def _encode_text(self, text: str, first: bool) -> Iterable[int]:
+    def _encode_text(self, text: str, first: bool) -> list[int]:
         text = self._normalize(text)
         if self._normalized_words:
             ids: list[int] = []
@@ -251,10 +258,10 @@ class PipelineTokenizer:
             return ids
         return self._encode_normalized(text, first)
 
-    def _encode_normalized(self, text: str, first: bool) -> Iterable[int]:
+    def _encode_normalized(self, text: str, first: bool) -> list[int]:
         pieces: Iterable[str] = (text,)
-        for step in self.pre_tokenizer if first else self._later_steps:
-            pieces = chain.from_iterable(map(step, pieces)) if isinstance(step, Cut) else map(step, pieces)
+        for is_cut, step in self._first_cutters if first else self._later_cutters:
+            pieces = chain.from_iterable(map(step, pieces)) if is_cut else map(step, pieces)
         try:
             return list(chain.from_iterable(map(self._cache.__getitem__, pieces)))
         except UnicodeEncodeError:

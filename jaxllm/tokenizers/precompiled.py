@@ -8,8 +8,9 @@ a zero byte. Here it is unpacked once into a dict; what a key of it does in a te
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 
 from jaxllm.tokenizers.stages import Span
@@ -22,7 +23,8 @@ _LONGEST_KEY = 256
 _LONG_GRAPHEME = 6
 
 
-def parse_charsmap(charsmap: bytes) -> dict[str, str]:
+@lru_cache(maxsize=4)
+def parse_charsmap(charsmap: bytes) -> Mapping[str, str]:
     """Each string of the table with its replacement. Raises ValueError for a table that is damaged."""
     import numpy as np
 
@@ -103,7 +105,7 @@ class Precompiled:
         self._table  # noqa: B018 - a damaged table is found here and not later
 
     @cached_property
-    def _table(self) -> dict[str, str]:
+    def _table(self) -> Mapping[str, str]:
         return parse_charsmap(self.charsmap)
 
     @cached_property

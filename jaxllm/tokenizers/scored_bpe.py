@@ -31,7 +31,7 @@ class ScoredBPE:
     ):
         """pieces: each token with its score; its place is its id. The other arguments are those of `Unigram`, and
 
-        unused: tokens that are made on the way to longer ones, but at the end come apart again.
+        unused: tokens that are made on the way to longer ones, but at the end come apart again, or become unknown.
 
         Raises ValueError for tokens that are empty or there twice, for scores that are no numbers, and if a token that
         the other arguments speak of is not there.
@@ -97,7 +97,8 @@ class ScoredBPE:
         begin = 0
         for part in self._words.split(piece) if self._words else [piece]:
             for token in [part] if part in self._frozen else merge(part):
-                yield begin, begin + len(token), self._ids.get(token)
+                i = None if token in self._unused_pieces else self._ids.get(token)
+                yield begin, begin + len(token), i
                 begin += len(token)
 
     @cached_property

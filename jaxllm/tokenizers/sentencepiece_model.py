@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 from jaxllm.tokenizers.metaspace import META
 from jaxllm.tokenizers.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
-from jaxllm.tokenizers.stages import Cut, Rewrite, Span
+from jaxllm.tokenizers.stages import Cut, Span
 from jaxllm.tokenizers.unigram import Unigram
 
 PieceKind = Literal["normal", "unknown", "control", "user_defined", "unused", "byte"]
@@ -113,9 +113,7 @@ class SentencePieceModel:
         """The ids of the control tokens and of the unknown one."""
         return {self.pieces[i].text: i for i in sorted(self._of_kind("control", "unknown"))}
 
-    def normalizer_steps(self) -> tuple[Rewrite, ...]:
-        return (self.normalizer,)
-
+    @cached_property
     def cuts(self) -> tuple[Cut, ...]:
         """Where a text may be cut before it is encoded, without any change of ids: at words, or nowhere.
 

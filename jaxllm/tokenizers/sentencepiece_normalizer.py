@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -77,11 +77,12 @@ class SentencePieceNormalizer:
             if new:
                 put(new.replace(" ", space), (left, right))
                 after_space = self.remove_extra_whitespaces and new.endswith(" ")
+        end = len(text)
         while self.remove_extra_whitespaces and result and result[-1] == space:
             result.pop()
-            spans.pop()
+            end = spans.pop()[0]
         if self.add_dummy_prefix and self.treat_whitespace_as_suffix:
-            put(space, (len(text),) * 2)
+            put(space, (end, end))
         return "".join(result), spans
 
     def _units(self, text: str) -> Iterator[tuple[int, int, str]]:
@@ -114,7 +115,7 @@ class SentencePieceNormalizer:
         return next((end for end in ends if text[begin:end] in self._table), 0)
 
     @cached_property
-    def _table(self) -> dict[str, str]:
+    def _table(self) -> Mapping[str, str]:
         return parse_charsmap(self.charsmap)
 
     @cached_property

@@ -121,12 +121,12 @@ def ranks_of(vocabulary: ByteLevelBPE) -> dict[bytes, int]:
     """The ranks that a file of this vocabulary holds.
 
     tiktoken merges whatever makes a token of the lowest id, so the merges must make tokens in the order of their ids,
-    as those of trained vocabularies do. Raises ValueError if they don't, or if some token is made in two ways.
+    as those of trained vocabularies do. Raises ValueError if they don't.
     """
     if vocabulary.is_by_ranks:
         return dict(vocabulary.vocabulary)
     made = [vocabulary.vocabulary[left + right] for left, right in vocabulary.merges]
-    if any(a >= b for a, b in zip(made, made[1:], strict=False)):
+    if any(a > b for a, b in zip(made, made[1:], strict=False)):
         raise ValueError("the merges don't make tokens in the order of their ids, which a rank file can't express")
     if made and made[0] < 256:
         raise ValueError("the ids of the bytes are not below those of the merged tokens, as a rank file needs them")

@@ -15,13 +15,13 @@ def test_texts_and_places_are_the_librarys(rule, texts):
     table = charsmap(rule)
     keys, random = [*parse_charsmap(table), "x"], Random(2)
     parts = [*random.sample(keys, min(len(keys), 200)), " ", "  ", "▁", "a", "\x01", "\u00a0", "¨", "\u0301"]
-    mixed = ["".join(random.choices(parts, k=random.randrange(10))) for _ in range(300)]
+    mixed = ["".join(random.choices(parts, k=random.randrange(10))) for _ in range(150)]
     for prefix, remove, escape in product((False, True), repeat=3):
         theirs = library().SentencePieceNormalizer(
             rule_name=rule, add_dummy_prefix=prefix, remove_extra_whitespaces=remove, escape_whitespaces=escape
         )
         ours = SentencePieceNormalizer(table, prefix, remove, escape)
-        for text in [*awkward_texts(100, texts), *mixed]:
+        for text in [*awkward_texts(60, texts), *mixed]:
             expected, places = theirs.normalize(text, with_offsets=True)
             rewritten, spans = ours.aligned(text)
             assert ours(text) == rewritten == expected
@@ -40,7 +40,7 @@ def test_user_defined_tokens_are_left_alone():
 
 def test_a_space_after_the_text():
     normalizer = SentencePieceNormalizer(treat_whitespace_as_suffix=True)
-    assert normalizer.aligned(" a b ") == ("a▁b▁", [(1, 2), (2, 3), (3, 4), (5, 5)])
+    assert normalizer.aligned(" a b ") == ("a▁b▁", [(1, 2), (2, 3), (3, 4), (4, 4)])
     assert normalizer(" a b ") == "a▁b▁"
 
 

@@ -175,7 +175,15 @@ def replace_next(batches, number):
     return batches
 
 
-def test_ctrl_c_once_saves_and_twice_interrupts(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal; a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_once_saves_and_twice_interrupts(tmp_path, interruptible):
     outcome, reporter = tiny.train(tmp_path, CONFIG, tiny.Batches(stopped_at=4, by=signal.SIGINT))
     assert (outcome.step, outcome.stopped_by) == (5, "SIGINT")
     assert reporter.heard("SIGINT received: step 5 of 12 is saved")
