@@ -21,6 +21,7 @@ VERBS = {
     "train": "jaxllm.cli.train",
     "generate": "jaxllm.cli.generate",
     "chat": "jaxllm.cli.chat",
+    "tokenizer": "jaxllm.cli.tokenizer",
     "runs": "jaxllm.cli.runs",
     "plot": "jaxllm.cli.plot",
 }

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-TOKENIZER = (
-    "a directory or file: tokenizer.json, a SentencePiece .model, .tiktoken ranks, vocab.json with merges.txt, "
-    "vocab.txt, a .gguf; or the directory of a run or a model"
-)
+from jaxllm.cli import tokenizer_compare, tokenizer_inspect
+from jaxllm.cli.tokenizer_inspect import TOKENIZER
 
 
 def run(arguments: list[str]) -> int:
@@ -20,8 +18,8 @@ def run(arguments: list[str]) -> int:
         ("train", train, _train_arguments),
         ("encode", encode, _encode_arguments),
         ("decode", decode, _decode_arguments),
-        ("inspect", inspect, _inspect_arguments),
-        ("compare", compare, _compare_arguments),
+        ("inspect", tokenizer_inspect.inspect, tokenizer_inspect.add_arguments),
+        ("compare", tokenizer_compare.compare, tokenizer_compare.add_arguments),
         ("convert", convert, _convert_arguments),
     ):
         verb = verbs.add_parser(name, help=action.__doc__.splitlines()[0], description=action.__doc__)
@@ -38,7 +36,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="PATH", required=True, help='a file, folder or glob of text, or "stdlib"')
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the tokenizer is written")
     parser.add_argument("--processes", metavar="N", type=int, default=1, help="that count pieces [%(default)s]")
-    parser.epilog = "Every setting of the tokenizer is an option too, such as --kind=unigram --vocab_size=8000; see --settings."
+    parser.epilog = (
+        "Every setting of the tokenizer is an option too, such as --kind=unigram --vocab_size=8000; see --settings."
+    )
     parser.add_argument("--settings", action="store_true", help="list the settings of the tokenizer and stop")
 
 
@@ -107,6 +107,26 @@ def decode(options: argparse.Namespace) -> int:
     data = load(options.tokenizer).decode_bytes(ids, skip_special_tokens=not options.show_special)
     sys.stdout.flush()
     sys.stdout.buffer.write(data + b"\n")
+    return 0
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    from jaxllm.tokenizers.formats import Format
+
+    parser.add_argument("tokenizer", help=TOKENIZER)
+    parser.add_argument("out", type=Path, help="where it is written: a directory for huggingface and gpt2, else a file")
+    parser.add_argument("--to", choices=get_args(Format), required=True, help="the format to write")
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write a tokenizer in another format; what the format can't express is refused."""
+    from jaxllm.tokenizers import load
+    from jaxllm.tokenizers.formats import write
+
+    tokenizer = load(options.tokenizer)
+    _refuse_existing(options.out)
+    write(tokenizer, options.out, options.to)
+    print(f"{options.out}: {tokenizer.vocab_size:,} tokens as {options.to}")
     return 0
 
 

@@ -8,24 +8,48 @@ from functools import partial
 from itertools import chain
 
 from jaxllm.tokenizers.protocol import Tokenizer
-from jaxllm.tokenizers.worker_processes import batches, map_in_order
+from jaxllm.tokenizers.worker_processes import Workers, batches
+
+
+class BulkEncoder:
+    """Encodes batches of texts in processes that stay, and so remember the pieces that they have seen.
+
+    with BulkEncoder(tokenizer, processes=8) as encode:
+        for shard in shards:
+            ids = encode(shard)
+    """
+
+    def __init__(self, tokenizer: Tokenizer, processes: int):
+        """Raises ValueError unless there is at least one process."""
+        self._workers = Workers(partial(_encode, tokenizer), processes)
+
+    def __enter__(self) -> BulkEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+
+    def __call__(self, texts: Iterable[str]) -> list[list[int]]:
+        """The ids of each text, as tokenizer.encode gives them; raises what it raises.
+
+        Texts are shared out by length, and one text is never divided.
+        """
+        encoded: list[list[int]] = []
+        for lengths, packed in self._workers.map(batches(texts)):
+            ids, begin = packed.tolist(), 0
+            for length in lengths:
+                encoded.append(ids[begin : begin + length])
+                begin += length
+        return encoded
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Iterable[str], processes: int) -> list[list[int]]:
-    """The ids of each text, as tokenizer.encode gives them.
+    """The ids of each text, as a BulkEncoder of its own gives them.
 
-    Texts are shared out by length, and one text is never divided. Starting the processes takes some tenths of a
-    second, so this pays from some megabytes on. Raises ValueError unless there is at least one process, and what
-    tokenizer.encode raises.
+    Starting the processes takes some tenths of a second, so this pays from some megabytes on.
     """
-    encoded: list[list[int]] = []
-    for lengths, packed in map_in_order(partial(_encode, tokenizer), batches(texts), processes):
-        ids = packed.tolist()
-        begin = 0
-        for length in lengths:
-            encoded.append(ids[begin : begin + length])
-            begin += length
-    return encoded
+    with BulkEncoder(tokenizer, processes) as encode:
+        return encode(texts)
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[list[int], array]:

@@ -77,7 +77,9 @@ def _tiktoken_encoding(tokenizer: PipelineTokenizer) -> Any:
     try:
         import tiktoken
     except ModuleNotFoundError as error:
-        raise ValueError("the compiled back end is the package tiktoken, which is not installed") from error
+        raise ValueError(
+            "the compiled back end is the package tiktoken, which is not installed: pip install tiktoken"
+        ) from error
     vocabulary, pattern = tokenizer.vocabulary, _pattern(tokenizer)
     if not isinstance(vocabulary, ByteLevelBPE) or vocabulary.missing_bytes:
         raise ValueError("tiktoken can only stand in for a byte-level BPE that has all 256 bytes")

@@ -8,6 +8,9 @@ from functools import partial
 
 from jaxllm.tokenizers.worker_processes import batches, map_in_order
 
+# Large batches, since each has the frequent pieces, and adding up its counts takes time for each distinct one.
+_BATCH_CHARACTERS = 1 << 22
+
 
 def count_pieces(texts: Iterable[str], cut: Callable[[str], Iterable[str]], processes: int = 1) -> Counter[str]:
     """How often each piece occurs in the texts, the same for any order of them and any number of processes.
@@ -20,8 +23,7 @@ def count_pieces(texts: Iterable[str], cut: Callable[[str], Iterable[str]], proc
         for text in texts:
             counts.update(cut(text))
         return counts
-    # Large batches, since each repeats the frequent pieces, and adding its counts takes time for each distinct one.
-    for part in map_in_order(partial(_count, cut=cut), batches(texts, 1 << 22), processes):
+    for part in map_in_order(partial(_count, cut=cut), batches(texts, _BATCH_CHARACTERS), processes):
         counts.update(part)
     return counts
 

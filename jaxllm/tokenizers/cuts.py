@@ -47,7 +47,7 @@ class Split:
     def _splitter(self) -> Splitter | None:
         """What is quicker for a known pattern. It reads "$", and "+" behind a counted repeat, otherwise than files."""
         known = isinstance(self.pattern, Regex) and self.pattern.source in KNOWN_PATTERNS
-        if not known or self.behavior != "Isolated" or re.search(r"\$|\}\+", self.pattern.source):
+        if not known or self.behavior != "Isolated" or re.search(r"\$|\d\}\+", self.pattern.source):
             return None
         return Splitter((self.pattern.source,))
 

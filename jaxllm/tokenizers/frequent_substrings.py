@@ -29,7 +29,7 @@ class Words(NamedTuple):
     @property
     def begins(self) -> np.ndarray:
         """For each word, the place of its first character."""
-        return np.concatenate([[0], self.ends[:-1] + 1])
+        return self.ends - np.fromiter(map(len, self.texts), np.int64, len(self.texts))
 
     @property
     def ends(self) -> np.ndarray:
@@ -95,7 +95,7 @@ def frequent_substrings(words: Words, longest: int, min_count: float = 2.0) -> I
 
 
 def _sorted_suffixes(words: Words, longest: int) -> np.ndarray:
-    """All places, sorted by the characters that follow up to the end of the word, as far as `longest` reaches."""
+    """All places, sorted by as many of the characters and ends of words that follow."""
     _, ranks = np.unique(words.codes, return_inverse=True)
     ranks = ranks.astype(np.int64)
     compared = 1
@@ -103,7 +103,6 @@ def _sorted_suffixes(words: Words, longest: int) -> np.ndarray:
         # Places are sorted by as many characters; twice as many are two such stretches, one after the other.
         following = np.zeros_like(ranks)
         following[:-compared] = ranks[compared:]
-        following[words.left < compared] = 0
         _, ranks = np.unique(ranks * (ranks.max(initial=0) + 1) + following, return_inverse=True)
         compared *= 2
     return np.argsort(ranks, kind="stable")

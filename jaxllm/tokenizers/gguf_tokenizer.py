@@ -244,7 +244,7 @@ def _pre(tokenizer: PipelineTokenizer) -> str:
 def _fields_of_wordpiece(tokenizer, vocabulary: WordPiece, tokens, kinds, common) -> GGUFVocabulary:
     if tokenizer.normalizer != (BertNormalizer(),) or tokenizer.pre_tokenizer != (BertPreTokenizer(),):
         raise ValueError(
-            "a GGUF file can only hold a WordPiece vocabulary of text that is normalized by BertNormalizer() and cut by "
+            "a GGUF file can only hold a WordPiece vocabulary of text normalized by BertNormalizer() and cut by "
             f"BertPreTokenizer(), not by {[*tokenizer.normalizer, *tokenizer.pre_tokenizer]}"
         )
     prefix = vocabulary.continuing_subword_prefix

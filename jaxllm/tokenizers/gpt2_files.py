@@ -72,9 +72,7 @@ def read_merges(path: str | PathLike[str]) -> list[tuple[bytes, bytes]]:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
-    # Not splitlines(): tokens may have characters in them that it takes for line ends.
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
+    for number, line in enumerate(text.splitlines(), 1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         match line.split(" "):

@@ -7,13 +7,15 @@ its pair. A merged symbol stays at the position of its left half, and links lead
 from __future__ import annotations
 
 from collections.abc import Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 import numpy as np
 
 _GAP = -1
 # No UTF-8 has this byte, so it can stand between pieces.
 _BETWEEN = b"\xff"
+_SHIFT = 48
+_PAIR = (1 << _SHIFT) - 1
 
 Positions = np.ndarray
 """Where the left symbol of a pair is, ascending, int32 or int64. Some may have lost the pair since."""
@@ -39,30 +41,35 @@ class PairPositions:
         lengths = np.fromiter((len(piece) + 1 for piece in encoded), np.int64, len(encoded))
         frequencies = np.fromiter(pieces.values(), np.int64, len(pieces))
         self._frequency = np.concatenate([np.zeros(1, np.int64), np.repeat(frequencies, lengths)])
-        self._places: dict[int, Positions] = {}
-        # Pairs are numbers, ordered as (left, right) are. A count in the heap may have fallen since, but never risen.
-        self._heap: list[tuple[int, int]] = []
+        # The positions of each pair and how often it is there, as of when it was last looked at.
+        self._places: dict[int, tuple[Positions, int]] = {}
+        # A pair is a number, left * most + right, and so ordered as pairs are; an entry is that minus count << _SHIFT,
+        # since whole numbers are compared much faster than tuples. A count may have fallen since.
+        self._heap: list[int] = []
         starts = np.flatnonzero((self._symbols[:-1] >= 0) & (self._symbols[1:] >= 0)).astype(place)
-        self._add(self._number(self._symbols[starts], self._symbols[starts + 1]), starts, self._frequency[starts])
-        heapify(self._heap)
+        left, right = self._symbols[starts], self._symbols[starts + 1]
+        self._add(np.int64(most) * left + right, starts, self._frequency[starts])
 
     def pop_most_frequent(self) -> tuple[int, int] | None:
         """The pair that occurs most often, and of equal ones the lowest, for merge(); None if there is none left."""
-        while self._heap:
-            negative, pair = heappop(self._heap)
+        heap, symbols = self._heap, self._symbols
+        while heap:
+            entry = heappop(heap)
+            pair = entry & _PAIR
             if pair not in self._places:
                 continue
             left, right = divmod(pair, self._most)
-            places = self._places[pair]
-            places = places[(self._symbols[places] == left) & (self._symbols[self._next[places]] == right)]
-            count = int(self._frequency[places].sum())
-            if count > -negative:
-                continue  # the pair was counted anew, and has another entry
-            self._places[pair] = places
+            places, count = self._places[pair]
+            still = (symbols.take(places) == left) & (symbols.take(self._next.take(places)) == right)
+            if not still.all():
+                places = places.compress(still)
+                count = int(self._frequency.take(places).sum())
+                self._places[pair] = places, count
             if count >= self._min_count:
-                if not self._heap or (-count, pair) <= self._heap[0]:
+                entry = pair - (count << _SHIFT)
+                if not heap or entry <= heap[0]:
                     return left, right
-                heappush(self._heap, (-count, pair))
+                heappush(heap, entry)
         return None
 
     def merge(self, pair: tuple[int, int], symbol: int, is_new: bool) -> None:
@@ -70,30 +77,29 @@ class PairPositions:
 
         is_new: whether no pair has become this symbol before.
         """
-        places = self._places.pop(pair[0] * self._most + pair[1])
+        places, _ = self._places.pop(pair[0] * self._most + pair[1])
         if pair[0] == pair[1]:
             places = self._without_overlap(places)
-        gone = self._next[places]
-        after = self._next[gone]
+        gone = self._next.take(places)
+        after = self._next.take(gone)
         self._symbols[places], self._symbols[gone] = symbol, _GAP
         self._next[places], self._previous[after] = after, places
         if not is_new:
             places = np.flatnonzero(self._symbols == symbol).astype(places.dtype)
-            after = self._next[places]
-        before = self._previous[places]
-        left, right = self._symbols[before], self._symbols[after]
+            after = self._next.take(places)
+        before = self._previous.take(places)
+        left, right = (self._symbols.take(at).astype(np.int64) for at in (before, after))
         has_left = left >= 0
         # Where the symbol follows itself, the pair is that of the later one with what is before it.
         has_right = (right >= 0) & (right != symbol)
+        frequency = self._frequency.take(places)
         self._add(
-            np.concatenate([self._number(left[has_left], symbol), self._number(symbol, right[has_right])]),
-            np.concatenate([before[has_left], places[has_right]]),
-            np.concatenate([self._frequency[places[has_left]], self._frequency[places[has_right]]]),
+            np.concatenate(
+                [left.compress(has_left) * self._most + symbol, right.compress(has_right) + symbol * self._most]
+            ),
+            np.concatenate([before.compress(has_left), places.compress(has_right)]),
+            np.concatenate([frequency.compress(has_left), frequency.compress(has_right)]),
         )
-
-    def _number(self, left, right):
-        """The number of each pair; one of the two may be a single symbol."""
-        return np.int64(self._most) * left + right
 
     def _without_overlap(self, places: Positions) -> Positions:
         """Of a pair of equal symbols, as in "aaaa", every second place of each run."""
@@ -107,15 +113,18 @@ class PairPositions:
         """Remembers pairs, in place of what was known of the same pairs."""
         if not len(pairs):
             return
-        order = np.argsort(pairs, kind="stable")
-        pairs, places = pairs[order], places[order]
-        starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-        counts = np.add.reduceat(frequencies[order], starts)
-        frequent = np.flatnonzero(counts >= self._min_count)
-        ends = np.append(starts[1:], len(pairs))[frequent]
-        starts = starts[frequent]
+        order = pairs.argsort(kind="stable")
+        pairs, places = pairs.take(order), places.take(order)
+        differs = np.empty(len(pairs), bool)
+        differs[0] = True
+        np.not_equal(pairs[1:], pairs[:-1], out=differs[1:])
+        (starts,) = differs.nonzero()
+        counts = np.add.reduceat(frequencies.take(order), starts)
+        (frequent,) = (counts >= self._min_count).nonzero()
+        ends = np.append(starts, len(pairs)).take(frequent + 1)
+        starts = starts.take(frequent)
         for pair, count, start, end in zip(
-            pairs[starts].tolist(), counts[frequent].tolist(), starts.tolist(), ends.tolist(), strict=True
+            pairs.take(starts).tolist(), counts.take(frequent).tolist(), starts.tolist(), ends.tolist(), strict=True
         ):
-            self._places[pair] = places[start:end]
-            heappush(self._heap, (-count, pair))
+            self._places[pair] = places[start:end], count
+            heappush(self._heap, pair - (count << _SHIFT))

@@ -165,8 +165,7 @@ def translate(source: str) -> str:
             text, size = _escape(token, inside), 1
         elif inside:
             inside += bool(token["set"]) - (text == "]")
-            # Two of these are an operation on sets in `regex` only.
-            text, size = {"--": r"-\-", "||": r"\|\|", "~~": r"\~\~"}.get(text, text), 0
+            text, size = _IN_SETS.get(text, text), 0
         elif token["set"]:
             inside, size = 1, 1
         elif token["flags"]:
@@ -196,20 +195,45 @@ def translate(source: str) -> str:
     return "".join(parts)
 
 
+# Oniguruma's own: the joiners are no letters of words, and six numerals of Latin-1 are, but not in a set.
+_WORD, _NO_WORD = r"[\w--[\u200C\u200D]]", r"[\W\u200C\u200D]"
+_LETTER, _OTHER = rf"[{_WORD}²³¹¼½¾]", rf"[^{_WORD}²³¹¼½¾]"
+_BEGIN, _END = rf"(?<!{_LETTER})(?={_LETTER})", rf"(?<={_LETTER})(?!{_LETTER})"
+_ESCAPES = {
+    r"\h": "[0-9a-fA-F]",
+    r"\H": "[^0-9a-fA-F]",
+    r"\w": _LETTER,
+    r"\W": _OTHER,
+    r"\b": f"(?:{_BEGIN}|{_END})",
+    r"\B": f"(?!{_BEGIN}|{_END})",
+    r"\Z": r"(?=\n?\Z)",
+    r"\z": r"\Z",
+}
+_IN_SETS = {
+    r"\h": "0-9a-fA-F",
+    r"\H": "[^0-9a-fA-F]",
+    r"\w": _WORD,
+    r"\W": _NO_WORD,
+    "[:word:]": _WORD,
+    "[:^word:]": _NO_WORD,
+    "[:punct:]": r"\p{P}\p{S}",
+    "[:^punct:]": r"[^\p{P}\p{S}]",
+    "[:digit:]": r"\p{Nd}",
+    "[:^digit:]": r"\P{Nd}",
+    "[:alnum:]": r"\p{Alphabetic}\p{Nd}",
+    "[:^alnum:]": r"[^\p{Alphabetic}\p{Nd}]",
+    # Two of these are an operation on sets in `regex` only.
+    "--": r"-\-",
+    "||": r"\|\|",
+    "~~": r"\~\~",
+}
+
+
 def _escape(token: re.Match[str], inside: int) -> str:
-    match token.group():
-        case r"\h":
-            return "0-9a-fA-F" if inside else "[0-9a-fA-F]"
-        case r"\H" if not inside:
-            return "[^0-9a-fA-F]"
-        case r"\H":
-            raise ValueError(r"\H inside a set of a regular expression is not supported; write [^\h] beside it")
-        case r"\Z":
-            return r"(?=\n?\Z)"
-        case r"\z":
-            return r"\Z"
-        case text:
-            return re.escape(chr(_code_point(token["code"]))) if token["code"] else text
+    if token["code"]:
+        return re.escape(chr(_code_point(token["code"])))
+    text = token.group()
+    return (_IN_SETS if inside else _ESCAPES).get(text, text)
 
 
 def _code_point(digits: str) -> int:

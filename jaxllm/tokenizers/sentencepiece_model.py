@@ -17,6 +17,7 @@ from jaxllm.tokenizers.metaspace import META
 from jaxllm.tokenizers.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.stages import Cut, Span
+from jaxllm.tokenizers.text_unigram import WORD, TextUnigram
 from jaxllm.tokenizers.unigram import Unigram
 
 PieceKind = Literal["normal", "unknown", "control", "user_defined", "unused", "byte"]
@@ -41,13 +42,10 @@ class WordBoundaries:
     """
 
     def __call__(self, text: str) -> list[str]:
-        return _WORD.findall(text)
+        return WORD.findall(text)
 
     def spans(self, text: str) -> list[Span]:
-        return [match.span() for match in _WORD.finditer(text)]
-
-
-_WORD = re.compile(f"{META}+[^{META}]*|[^{META}]+")
+        return [match.span() for match in WORD.finditer(text)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class SentencePieceModel:
             return ScoredBPE(
                 pieces, self.unk_id, self.byte_fallback, excluded=apart, user_defined=defined, unused=unused
             )
-        return Unigram(
+        return TextUnigram(
             pieces,
             self.unk_id,
             self.byte_fallback,

@@ -37,12 +37,14 @@ def learn_character_bpe(
     one whose token comes first in the alphabet, then the one whose left half is shorter.
 
     The result depends on the counts only, not on their order. Raises ValueError if the characters need more tokens than
-    asked for, or if the text does not support so many.
+    asked for, if the text does not support so many, and if there is none.
     """
     if not special_tokens:
         raise ValueError("special_tokens must name at least the token for what is unknown")
     fixed = [*special_tokens, *(f"<0x{byte:02X}>" for byte in range(256 if byte_fallback else 0))]
     characters = covered_characters(pieces, character_coverage)
+    if not characters:
+        raise ValueError("there is no text to learn from: all pieces are empty")
     needed = len(fixed) + len(characters)
     if vocab_size < needed:
         raise ValueError(

@@ -52,7 +52,7 @@ def learn_unigram(
     start with, at most. shrinking_factor: how many of them stay at each step. em_steps: steps of EM between two.
 
     The result depends on the counts only, not on their order. Raises ValueError if the characters need more tokens than
-    asked for, or if the text does not support so many.
+    asked for, if the text does not support so many, and if there is none.
     """
     if not special_tokens:
         raise ValueError("special_tokens must name at least the token for what is unknown")
@@ -68,6 +68,8 @@ def learn_unigram(
             f"vocab_size must be at least {len(fixed) + len(characters):,}, for {len(characters):,} characters and "
             f"{len(fixed)} special tokens and bytes, got {vocab_size:,}; lower character_coverage, or ask for more"
         )
+    if not characters:
+        raise ValueError("there is no text to learn from: all pieces are empty")
     words = lay_out(cut_at_others(pieces, characters))
     seed, lattices = _seed(words, max_piece_length, seed_size, fixed)
     tokens, scores = _learn(seed, lattices, vocab_size - len(fixed), shrinking_factor, em_steps, progress)

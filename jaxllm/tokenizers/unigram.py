@@ -62,6 +62,7 @@ class Unigram:
 
     def __reduce__(self):
         return _rebuild, (
+            type(self),
             self.pieces,
             self.unk_id,
             self.byte_fallback,
@@ -82,33 +83,33 @@ class Unigram:
     def encode_spans(self, piece: str) -> list[tuple[int, Span]]:
         return self._resolve(piece, self.segment(piece))
 
-    def segment(self, piece: str) -> Row:
+    def segment(self, piece: str, before: float = 0.0) -> Row:
         """Begin and end of the tokens of the most probable row; an unknown character stands alone.
 
-        Of rows that are equally probable, the one is taken whose last token is the longest, then the one before it.
+        before: the sum of the scores of what comes before the piece, which matters in single precision only. Of rows that are equally probable, the one is taken whose last token is the longest, then the one before it.
         """
         size, score_of, known = len(piece), self._scores.get, self._known
         unknown = self._unknown_score
         empty = float("-inf")
         best = array("f", [empty]) * (size + 1) if self.single_precision else [empty] * (size + 1)
         origin = [0] * (size + 1)
-        best[0] = 0.0
+        best[0] = before
         for begin in range(size):
             here = best[begin]
             if piece[begin] not in known:
-                total, before = here + unknown, best[begin + 1]
-                if total > before:
+                total, highest = here + unknown, best[begin + 1]
+                if total > highest:
                     best[begin + 1] = total
-                    if best[begin + 1] > before:
+                    if best[begin + 1] > highest:
                         origin[begin + 1] = begin
             for end in range(begin + 1, size + 1):
                 score = score_of(piece[begin:end])
                 if score is None:
                     break
-                total, before = here + score, best[end]
-                if total > before:
+                total, highest = here + score, best[end]
+                if total > highest:
                     best[end] = total
-                    if best[end] > before:  # it may be no more after rounding
+                    if best[end] > highest:  # it may be no more after rounding
                         origin[end] = begin
         ends = [size]
         while ends[-1]:
@@ -183,5 +184,5 @@ class Unigram:
         return scores
 
 
-def _rebuild(pieces, unk_id, byte_fallback, settings) -> Unigram:
-    return Unigram(pieces, unk_id, byte_fallback, **settings)
+def _rebuild(kind: type[Unigram], pieces, unk_id, byte_fallback, settings) -> Unigram:
+    return kind(pieces, unk_id, byte_fallback, **settings)

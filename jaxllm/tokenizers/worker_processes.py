@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,29 +33,53 @@ def batches(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterato
         yield batch
 
 
-def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
-    """work(item) for each item, in their order.
+class Workers(Generic[Item, Result]):
+    """Processes that do one thing to items. It goes to each of them once, so what it remembers stays remembered.
 
-    work goes to each process once and stays there, so what it remembers is remembered. It must be picklable. Raises
-    ValueError unless there is at least one process, and what work raises.
+    with Workers(work, processes=2) as workers:
+        for result in workers.map(items): ...
     """
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}")
-    if processes == 1:
-        yield from map(work, items)
-        return
-    with ProcessPoolExecutor(processes, _context(), _remember, (work,)) as pool:
+
+    def __init__(self, work: Callable[[Item], Result], processes: int):
+        """work: must be picklable. Raises ValueError unless there is at least one process; one is this process."""
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1, got {processes}")
+        self._work, self._processes = work, processes
+        self._pool = ProcessPoolExecutor(processes, _context(), _remember, (work,)) if processes > 1 else None
+
+    def __enter__(self) -> Workers[Item, Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, items: Iterable[Item]) -> Iterator[Result]:
+        """work(item) for each item, in their order; raises what work raises."""
+        if not self._pool:
+            yield from map(self._work, items)
+            return
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(_do, item))
-                if len(pending) > _WAITING * processes:
+                pending.append(self._pool.submit(_do, item))
+                if len(pending) > _WAITING * self._processes:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
+
+
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """work(item) for each item, in their order, by Workers of its own."""
+    with Workers(work, processes) as workers:
+        yield from workers.map(items)
 
 
 def _context() -> BaseContext:

@@ -5,13 +5,73 @@ from random import Random
 
 from jaxllm.tokenizers.unicode_classes import class_of
 
-_CODE = ["def f(x):\n", "    return x", "\t\tif(a!=b){", "};\n", "//", "/* */", "x->y", "a_b", "fooBar", "HTTPServer", "0x1F", "#!"]
+_CODE = [
+    "def f(x):\n",
+    "    return x",
+    "\t\tif(a!=b){",
+    "};\n",
+    "//",
+    "/* */",
+    "x->y",
+    "a_b",
+    "fooBar",
+    "HTTPServer",
+    "0x1F",
+    "#!",
+]
 _SPECIAL = ["<|endoftext|>", "<|endofprompt|>", "<|im_start|>", "<|fim_", "|>", "<|", "<s>", "[INST]", "<|endoftext|"]
-_WORDS = ["the", " The", "'s", "'LL", "'ſ", "don't", "I'VE", "naïve", "Straße", "über", "ﬁ", "K", "ǅ", "ʰa", "Ⅷ", "²", "½"]
-_SCRIPTS = ["שלום", "\u202bمرحبا\u202c", "\u200fא", "हिन्दी", "ไทย", "漢字かな", "カ・ナ", "한국어", "Привет", "ᎠᎡ", "𐐀𐐨", "𝔸𝔟"]
+_WORDS = [
+    "the",
+    " The",
+    "'s",
+    "'LL",
+    "'ſ",
+    "don't",
+    "I'VE",
+    "naïve",
+    "Straße",
+    "über",
+    "ﬁ",
+    "K",
+    "ǅ",
+    "ʰa",
+    "Ⅷ",
+    "²",
+    "½",
+]
+_SCRIPTS = [
+    "שלום",
+    "\u202bمرحبا\u202c",
+    "\u200fא",
+    "हिन्दी",
+    "ไทย",
+    "漢字かな",
+    "カ・ナ",
+    "한국어",
+    "Привет",
+    "ᎠᎡ",
+    "𐐀𐐨",
+    "𝔸𝔟",
+]
 _MARKS = ["e\u0301", "a\u0308\u0323", "\u0300", "\u200d", "\ufe0f", "\u0903", "\U000e0100", "i\u0307"]
 _EMOJI = ["😀", "👩\u200d👩\u200d👧", "🏳\ufe0f\u200d🌈", "🇩🇪", "👍🏽", "1\ufe0f\u20e3", "🦙"]
-_SPACES = [" ", "  ", "\n", "\n\n", "\r\n", "\r", "\t", "\xa0", "\u3000", "\u2028", "\x85", "\x1c", "\x0b", "\u200b", " \n "]
+_SPACES = [
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    "\t",
+    "\xa0",
+    "\u3000",
+    "\u2028",
+    "\x85",
+    "\x1c",
+    "\x0b",
+    "\u200b",
+    " \n ",
+]
 _NUMBERS = ["1", "12", "123", "1234", "3.14", "٣٤٥", "१२", "1,000"]
 _MARKUP = ["!", "...", "---", "?!", "\\", "`", "$", "€", "\x00", "\ufffd", "\x7f", "_", "'", '"', "://"]
 _PARTS = [*_CODE, *_SPECIAL, *_WORDS, *_SCRIPTS, *_MARKS, *_EMOJI, *_SPACES, *_NUMBERS, *_MARKUP]

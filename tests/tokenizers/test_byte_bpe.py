@@ -5,23 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxllm.tokenizers import END_OF_TEXT, ByteBPE, byte_bpe
-from jaxllm.tokenizers.byte_alphabet import to_bytes
-from jaxllm.tokenizers.byte_bpe import merge_slowly
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
+from jaxllm.tokenizers.byte_alphabet import to_text
+from jaxllm.tokenizers.byte_bpe import _FEW, ByteLevelBPE
+from jaxllm.tokenizers.merging import merge_slowly
 
-CL100K = SPLIT_PATTERNS["cl100k"]
-# Text in which merges meet, overlap and compete; and text of any kind.
+# Text in which merges meet, overlap and compete.
 DENSE = st.text(alphabet="ab \n'stхй🦙")
-ANY = st.text()
+BYTES = {bytes([byte]): byte for byte in range(256)}
 
 
-def bpe(merges, special_tokens=(END_OF_TEXT,)) -> ByteBPE:
-    return ByteBPE.from_merges(merges, CL100K, special_tokens)
+def tokens(vocabulary: ByteLevelBPE, piece: bytes) -> list[bytes]:
+    of_id = {i: token for token, i in vocabulary.vocabulary.items()}
+    return [of_id[i] for i in vocabulary.encode_bytes(piece)]
 
 
-def tokens(tokenizer: ByteBPE, text: str) -> list[bytes]:
-    return [tokenizer.token_bytes(token) for token in tokenizer.encode(text)]
+def slowly(vocabulary: ByteLevelBPE, piece: bytes) -> list[bytes]:
+    ranks = {pair: rank for rank, pair in enumerate(vocabulary.merges)}
+    return merge_slowly([bytes([byte]) for byte in piece], ranks)
 
 
 def random_merges(seed: int, count: int, letters: bytes) -> list[tuple[bytes, bytes]]:
@@ -37,184 +37,147 @@ def random_merges(seed: int, count: int, letters: bytes) -> list[tuple[bytes, by
     return merges
 
 
-@given(ANY | DENSE)
-def test_text_comes_back(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert all(0 <= token < tokenizer.end_of_text for token in ids)
-
-
-@given(st.binary() | st.lists(st.binary(max_size=4) | ANY.map(str.encode)).map(b"".join))
-def test_bytes_come_back(tokenizer, data):
-    assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
-
-
-def test_all_beginnings_of_characters_come_back(tokenizer):
-    """Among them overlong forms, encoded surrogates and code points beyond U+10FFFF, which no decoder may accept."""
-    for lead in range(0xC0, 0x100):
-        for second in (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0):
-            for data in (bytes([lead, second]), bytes([lead, second, 0x80]), bytes([lead, second, 0xBF, 0x80])):
-                assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
-
-
-@pytest.mark.parametrize("start", [0x0, 0x80, 0x800, 0xD7F0, 0xE000, 0xFFF0, 0x10FFF0])
-def test_bytes_that_are_text_are_encoded_as_text(tokenizer, texts, start):
-    text = texts[0][:3000] + "".join(map(chr, range(start, start + 16)))
-    assert tokenizer.encode_bytes(text.encode()) == tokenizer.encode(text)
-
-
-def test_bytes_that_are_no_text_are_merged_too():
-    # A truncated character between two texts: its two bytes are one piece.
-    tokenizer = bpe([(b"\xf0", b"\x9f"), (b"\x9f", b"a"), (b"o", b"k")])
-    ids = tokenizer.encode_bytes(b"ok\xf0\x9fa")
-    assert [tokenizer.token_bytes(token) for token in ids] == [b"ok", b"\xf0\x9f", b"a"]
+def pieces_of_letters(longest: int):
+    return st.binary(max_size=longest).map(lambda data: bytes(97 + byte % 4 for byte in data))
 
 
 @given(DENSE)
 def test_merging_follows_the_definition(tokenizer, text):
-    pieces = tokenizer._split(text)
-    assert tokens(tokenizer, text) == [t for piece in pieces for t in merge_slowly(piece.encode(), tokenizer.merges)]
+    assert tokens(tokenizer.vocabulary, text.encode()) == slowly(tokenizer.vocabulary, text.encode())
 
 
-@given(st.integers(0, 200), st.binary(max_size=80).map(lambda data: bytes(97 + byte % 4 for byte in data)))
-def test_merging_follows_the_definition_for_merges_in_any_order(seed, letters):
-    merges = random_merges(seed, 30, b"abcd")
-    assert tokens(bpe(merges), letters.decode()) == merge_slowly(letters, merges)
+@given(st.integers(0, 200), pieces_of_letters(3 * _FEW))
+def test_merging_follows_the_definition_for_merges_in_any_order(seed, piece):
+    vocabulary = ByteLevelBPE.from_merges(random_merges(seed, 30, b"abcd"))
+    assert tokens(vocabulary, piece) == slowly(vocabulary, piece)
 
 
-def test_gpt2_ids(shared):
-    """GPT-2's own merges, and the ids that llama.cpp publishes for 47 awkward strings."""
-    lines = shared("tokenizers/gpt2/vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-    merges = [tuple(map(to_bytes, line.split(" "))) for line in lines]
-    gpt2 = ByteBPE.from_merges(merges, SPLIT_PATTERNS["gpt2"])
-    assert (gpt2.vocab_size, gpt2.end_of_text) == (50257, 50256)
-    golden = shared("tokenizers/llama.cpp-golden/ggml-vocab-gpt-2.gguf.inp").read_text(encoding="utf-8")
-    strings = golden.split("\n__ggml_vocab_test__\n")
-    expected = shared("tokenizers/llama.cpp-golden/ggml-vocab-gpt-2.gguf.out").read_text().splitlines()
-    assert len(strings) >= len(expected) >= 46
-    for text, line in zip(strings, expected, strict=False):
-        assert gpt2.encode(text) == list(map(int, line.split())), text
+@given(st.integers(0, 200), pieces_of_letters(3 * _FEW))
+def test_ranks_of_tokens_follow_their_definition(seed, piece):
+    """Any two tokens that make one may merge, the lowest rank and then the leftmost first."""
+    made = sorted(
+        {left + right for left, right in random_merges(seed, 20, b"abcd")}, key=lambda token: hash((seed, token))
+    )
+    ranks = BYTES | {token: 256 + i for i, token in enumerate(made)}
+    expected = [bytes([byte]) for byte in piece]
+    if piece in ranks:
+        expected = [piece]
+    while found := [
+        (ranks[a + b], i) for i, (a, b) in enumerate(zip(expected, expected[1:], strict=False)) if a + b in ranks
+    ]:
+        _, i = min(found)
+        expected[i : i + 2] = [expected[i] + expected[i + 1]]
+    assert tokens(ByteLevelBPE.from_ranks(ranks), piece) == expected
 
 
-def test_no_merge_crosses_pieces():
-    assert tokens(bpe([(b"a", b" "), (b" ", b"b"), (b"1", b"2"), (b"12", b"3"), (b"123", b"4")]), "a b12345") == [
-        b"a",
-        b" b",
-        b"123",
-        b"4",
-        b"5",
-    ]
+@given(st.binary(max_size=300))
+def test_bytes_come_back(tokenizer, data):
+    assert b"".join(tokens(tokenizer.vocabulary, data)) == data
 
 
-def test_special_tokens_are_ordinary_text_unless_allowed():
-    tokenizer = bpe([(b"<", b"|")], special_tokens=(END_OF_TEXT, "<|end|>", "<|end|>>"))
-    text = f"<|a{END_OF_TEXT}b<|end|>>"
-    ordinary = tokenizer.encode(text)
-    assert max(ordinary) == 256 and tokenizer.decode(ordinary) == text
-    assert tokenizer.special_tokens == {END_OF_TEXT: 257, "<|end|>": 258, "<|end|>>": 259}
-
-    def special(allowed):
-        return [token for token in tokenizer.encode(text, allowed_special=allowed) if token >= 257]
-
-    assert special("all") == [257, 259]  # of two that fit, the longer one
-    assert special({"<|end|>"}) == [258]
-    assert special([END_OF_TEXT]) == [257]
-    assert special([]) == special("") == []
-    assert tokenizer.encode(END_OF_TEXT * 2, allowed_special="all") == [257, 257]
-    assert tokenizer.decode(tokenizer.encode(text, allowed_special="all")) == "<|ab"
+def test_ranks_and_their_merges_give_the_same_ids(tokenizer, texts):
+    trained = tokenizer.vocabulary
+    by_ranks = ByteLevelBPE.from_ranks(trained.vocabulary)
+    assert by_ranks.merges == trained.merges
+    assert by_ranks.is_by_ranks and not trained.is_by_ranks
+    for piece in tokenizer.pieces(texts[0]):
+        assert by_ranks.encode_piece(piece) == trained.encode_piece(piece)
 
 
-@pytest.mark.parametrize(
-    "allowed, message",
-    [
-        ({"<|x|>", END_OF_TEXT}, r"^unknown special tokens \['<\|x\|>'\]; this tokenizer has \['<\|endoftext\|>'\]$"),
-        (END_OF_TEXT, r'^allowed_special must be "all" or a set of names, got the string \'<\|endoftext\|>\'$'),
-    ],
-)
-def test_wrong_allowed_special(tokenizer, allowed, message):
+def test_a_token_that_no_merges_reach_has_no_merge():
+    vocabulary = ByteLevelBPE.from_ranks(BYTES | {b"abc": 256})
+    assert vocabulary.encode_piece("abc") == (256,)
+    assert vocabulary.encode_piece("abcd") == (97, 98, 99, 100)
+    message = r"^the token b'abc' of rank 256 is made of 3 tokens of lower rank, so a list of merges can't express it$"
     with pytest.raises(ValueError, match=message):
-        tokenizer.encode("text", allowed_special=allowed)
+        _ = vocabulary.merges
 
 
-def test_a_batch_is_its_texts(tokenizer, texts):
-    assert tokenizer.encode_batch(iter(texts)) == [tokenizer.encode(text) for text in texts]
+def test_a_whole_piece_that_is_a_token():
+    merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]
+    assert tokens(ByteLevelBPE.from_merges(merges), b"abc") == [b"a", b"bc"]
+    whole = ByteLevelBPE(ByteLevelBPE.from_merges(merges).vocabulary, merges, ignore_merges=True)
+    assert tokens(whole, b"abc") == [b"abc"]
+    assert tokens(whole, b"abcd") == [b"a", b"bc", b"d"]
 
 
-@pytest.mark.parametrize("token", [-1, 1000, 2**40])
-def test_ids_out_of_range(tokenizer, token):
-    message = rf"^id {token} is not in the vocabulary, whose ids are 0 .. 999$"
-    for use in (tokenizer.decode, tokenizer.decode_bytes):
-        with pytest.raises(ValueError, match=message):
-            use([0, token])
-    with pytest.raises(ValueError, match=message):
-        tokenizer.token_bytes(token)
+def test_ids_of_characters(tokenizer):
+    vocabulary = ByteLevelBPE.from_merges([(b"a", b"b"), ("é".encode()[:1], "é".encode()[1:])])
+    assert [span for _, span in vocabulary.encode_spans("abé🦙a")] == [(0, 2), (2, 3), *[(3, 4)] * 4, (4, 5)]
 
 
-def test_half_a_character_is_replaced(tokenizer):
-    assert tokenizer.decode(tokenizer.encode_bytes(b"a\xf0\x9f\xa6")) == "a\ufffd"
+@given(DENSE)
+def test_spans_cover_the_piece_and_have_its_ids(tokenizer, text):
+    found = tokenizer.vocabulary.encode_spans(text)
+    assert tuple(i for i, _ in found) == tokenizer.vocabulary.encode_piece(text)
+    # Each token begins where the one before it ended, or in the character that it ended in.
+    place = 0
+    for _, (begin, end) in found:
+        assert begin in (place, place - 1) and end >= place and begin < end
+        place = end
+    assert place == len(text)
 
 
-def test_a_lone_surrogate_is_refused_with_its_place(tokenizer):
-    with pytest.raises(
-        ValueError, match=r"^character 3 of the text is '\\ud83d', half of a UTF-16 pair and not Unicode"
-    ):
-        tokenizer.encode("abc\ud83d def")
+def test_a_long_piece_takes_no_time(tokenizer):
+    letters = "".join(random.Random(0).choices("etaoinsh", k=200_000)).encode()  # quadratic work would take minutes
+    assert b"".join(tokens(tokenizer.vocabulary, letters)) == letters
+    by_ranks = ByteLevelBPE.from_ranks(tokenizer.vocabulary.vocabulary)
+    assert by_ranks.encode_bytes(letters) == tokenizer.vocabulary.encode_bytes(letters)
 
 
-def test_a_full_cache_changes_nothing(tokenizer, texts, monkeypatch):
-    monkeypatch.setattr(byte_bpe, "_CACHE_PIECES", 5)
-    small = pickle.loads(pickle.dumps(tokenizer))
-    assert small.encode(texts[0]) == tokenizer.encode(texts[0])
-    assert len(small._pieces) <= 5 < len(tokenizer._pieces)
+def test_tokens_are_written_in_the_byte_alphabet(tokenizer):
+    written = dict(tokenizer.vocabulary.tokens())
+    assert {to_text(token): i for token, i in tokenizer.vocabulary.vocabulary.items()} == {
+        t: i for i, t in written.items()
+    }
+    assert "Ġthe" in written.values()
 
 
-def test_a_long_piece_is_not_kept_and_takes_no_time(tokenizer):
-    letters = "".join(random.Random(0).choices("etaoinsh", k=200_000))  # one piece; quadratic work would take minutes
-    ids = tokenizer.encode(letters)
-    assert len(ids) < 160_000 and tokenizer.decode(ids) == letters
-    assert letters not in tokenizer._pieces
-
-
-def test_copies_and_fingerprints(tokenizer):
-    copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.fingerprint() == tokenizer.fingerprint()
-    merges = list(tokenizer.merges)
-    others = [
-        ByteBPE.from_merges(merges[:-1], CL100K),
-        ByteBPE.from_merges([merges[1], merges[0], *merges[2:]], CL100K),
-        ByteBPE.from_merges(merges, SPLIT_PATTERNS["gpt2"]),
-        ByteBPE.from_merges(merges, CL100K, [END_OF_TEXT, "<|x|>"]),
-    ]
-    assert len({one.fingerprint() for one in [tokenizer, *others]}) == 5
-    assert len(tokenizer.fingerprint()) == 64
+def test_copies(tokenizer):
+    by_ranks = ByteLevelBPE.from_ranks(tokenizer.vocabulary.vocabulary)
+    whole = ByteLevelBPE(tokenizer.vocabulary.vocabulary, tokenizer.vocabulary.merges, ignore_merges=True)
+    for vocabulary in (tokenizer.vocabulary, by_ranks, whole):
+        copy = pickle.loads(pickle.dumps(vocabulary))
+        assert (copy.vocabulary, copy.merges) == (vocabulary.vocabulary, vocabulary.merges)
+        assert (copy.ignore_merges, copy.is_by_ranks) == (vocabulary.ignore_merges, vocabulary.is_by_ranks)
+        assert copy.encode_piece(" function") == vocabulary.encode_piece(" function")
 
 
 def test_two_merges_may_make_one_token():
-    tokenizer = bpe([(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")])
-    assert tokenizer.vocab_size == 256 + 2 + 1
-    assert tokenizer.vocabulary[b"aaa"] == 257
+    vocabulary = ByteLevelBPE.from_merges([(b"a", b"a"), (b"aa", b"a"), (b"a", b"aa")])
+    assert len(vocabulary.vocabulary) == 256 + 2
+    assert vocabulary.vocabulary[b"aaa"] == 257
 
 
-BYTES = {bytes([byte]): byte for byte in range(256)}
+def test_bytes_that_are_no_tokens():
+    letters = {bytes([byte]): i for i, byte in enumerate(b"abc")}
+    for vocabulary in (
+        ByteLevelBPE(letters | {b"ab": 3}, [(b"a", b"b")]),
+        ByteLevelBPE.from_ranks(letters | {b"ab": 3}),
+    ):
+        assert len(vocabulary.missing_bytes) == 253
+        assert vocabulary.encode_piece("abc") == (3, 2)
+        with pytest.raises(
+            ValueError, match=r"^the byte 0xc3 of b'a\\xc3\\xa9' is no token .* lacks 253 of the 256 bytes"
+        ):
+            vocabulary.encode_piece("aé")
 
 
 @pytest.mark.parametrize(
-    "vocabulary, merges, special, message",
+    "vocabulary, merges, message",
     [
-        (
-            {b: i for b, i in BYTES.items() if i < 255},
-            [],
-            {END_OF_TEXT: 255},
-            "lacks 1 of the 256 bytes, the first is 0xff",
-        ),
-        (BYTES, [(b"a", b"b")], {END_OF_TEXT: 256}, r"merge 0, of b'a' and b'b': b'ab' is not in the vocabulary"),
-        ({**BYTES, b"ab": 256}, [(b"a", b"b")] * 2, {END_OF_TEXT: 257}, "merge 1, .* is there already, as merge 0"),
-        ({**BYTES, b"ab": 97}, [], {END_OF_TEXT: 256}, "the tokens b'a' and b'ab' have the same id 97"),
-        (BYTES, [], {END_OF_TEXT: 257}, "257 tokens must have the ids 0 .. 256, each once, but none has 256"),
-        (BYTES, [], {END_OF_TEXT: 3}, "257 tokens must have the ids 0 .. 256, each once, but none has 256"),
-        (BYTES, [], {"<|end|>": 256}, r"the special tokens must include '<\|endoftext\|>', got \['<\|end\|>'\]"),
+        (BYTES, [(b"a", b"b")], r"^merge 0, of b'a' and b'b': b'ab' is not in the vocabulary$"),
+        (BYTES | {b"xyz": 256}, [(b"x", b"yz")], r"^merge 0, of b'x' and b'yz': b'yz' is not in the vocabulary$"),
+        (BYTES | {b"ab": 256}, [(b"a", b"b")] * 2, "^merge 1, of b'a' and b'b', is there already, as merge 0$"),
+        (BYTES | {b"ab": 97}, [], "^the tokens b'a' and b'ab' have the same id 97$"),
+        (BYTES | {b"": 256}, [], "^the token of id 256 is empty; a token must have at least one byte$"),
+        (BYTES | {b"ab": -1}, [], r"^the id of b'ab' is -1; ids must be 0 .. 1,114,111$"),
+        (BYTES | {b"ab": 2**40}, [], r"^the id of b'ab' is 1099511627776; ids must be 0 .. 1,114,111$"),
     ],
 )
-def test_vocabularies_that_do_not_fit_together(vocabulary, merges, special, message):
+def test_vocabularies_that_do_not_fit_together(vocabulary, merges, message):
     with pytest.raises(ValueError, match=message):
-        ByteBPE(vocabulary, merges, CL100K, special)
+        ByteLevelBPE(vocabulary, merges)
+    if not merges:
+        with pytest.raises(ValueError, match=message):
+            ByteLevelBPE.from_ranks(vocabulary)

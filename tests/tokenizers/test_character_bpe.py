@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxllm.tokenizers.character_bpe import CharacterBPE
 from jaxllm.tokenizers.merging import merge_slowly
 from jaxllm.tokenizers.watched_merging import merge_watched
-from tests.tokenizers.awkward_texts import awkward_texts
+from tests.tokenizers.mixed_texts import mixed_texts
 
 _TOKENS = ["<unk>", "a", "b", "c", "ab", "abc", "bc", "aa"]
 _VOCAB = {token: i for i, token in enumerate(_TOKENS)}
@@ -72,7 +72,7 @@ def test_ids_and_places_are_those_of_the_tokenizers_library(texts, fuse, fallbac
     merges = [tuple(merge) for merge in model["merges"]]
     theirs = hf.Tokenizer(hf.models.BPE(model["vocab"], merges, **settings))
     ours = CharacterBPE(model["vocab"], merges, **settings)
-    for text in awkward_texts(500, texts):
+    for text in mixed_texts(500, texts):
         expected = theirs.encode(text)
         assert ours.encode_piece(text) == tuple(expected.ids)
         found = ours.encode_spans(text)

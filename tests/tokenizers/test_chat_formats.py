@@ -84,7 +84,6 @@ def test_the_text(name):
     template = CHAT_FORMATS[name].template()
     assert template.render([SYSTEM, *TURNS], add_generation_prompt=True) == EXPECTED[name]
     plain = template.render(TURNS)
-    assert EXPECTED[name].replace("<｜Assistant｜>", "").startswith(plain[:5])
     assert "Be kind." not in plain
 
 

@@ -10,7 +10,7 @@ from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 
 KINDS = Kind.__args__
 LOSSLESS = ("byte_bpe", "unigram", "sentencepiece_bpe", "byte")
-UNSEEN = ["", " ", "  two  spaces ", "\n\ttab", "日本語 é e\u0301 🦙\x00", f"a {END_OF_TEXT} b", "▁already"]
+UNSEEN = ["", " ", "  two  spaces ", "\n\ttab", "日本語 é e\u0301 🦙\x00", f"a {END_OF_TEXT} b", "▁already", "<0x41>"]
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -17,6 +17,7 @@ def test_it_is_what_the_tokenizers_library_does(text, scheme, split):
     assert rewritten == rewrite(text)
     found = cuts[0].spans(rewritten) if cuts else [(0, len(rewritten))] if rewritten else []
     assert [(rewritten[a:b], (spans[a][0], spans[b - 1][1])) for a, b in found] == theirs
+    assert spans == sorted(spans) and (len(rewritten) == len(text) or spans[0] == (0, 0))
     if cuts:
         assert cuts[0](rewritten) == [piece for piece, _ in theirs]
 

@@ -85,6 +85,13 @@ def test_words_added_by_hand_are_always_found(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a 日本国 日本")) == "a 日本国 日本"
 
 
+def test_words_added_by_hand_are_not_in_the_byte_alphabet(vocabulary):
+    """ "é" is the byte 0xE9 there, which is no text."""
+    word = AddedToken("é", len(vocabulary.vocabulary), special=False)
+    added = build(vocabulary, added_tokens=[word], roles={})
+    assert added.decode(added.encode("café")) == "café" and added.encode("é") == [word.id]
+
+
 @given(text=st.text())
 def test_any_text_comes_back_and_offsets_cover_it(tokenizer, text):
     ids, offsets = tokenizer.encode_with_offsets(text, allowed_special="all")

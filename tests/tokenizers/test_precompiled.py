@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from jaxllm.tokenizers.precompiled import Precompiled, parse_charsmap
-from tests.tokenizers.awkward_texts import awkward_texts
+from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import charsmap
 
 
@@ -42,7 +42,7 @@ def test_it_is_what_the_tokenizers_library_does(table, texts):
     theirs, ours = hf.normalizers.Precompiled(table), Precompiled(table)
     keys, random = list(parse_charsmap(table)), Random(1)
     mixed = ["".join(random.choices([*keys, "a", "é", " ", "\r\n", "\u200d"], k=8)) for _ in range(700)]
-    for text in [*awkward_texts(500, texts), *mixed]:
+    for text in [*mixed_texts(500, texts), *mixed]:
         assert ours(text) == theirs.normalize_str(text)
         assert ours.aligned(text)[0] == ours(text)
 

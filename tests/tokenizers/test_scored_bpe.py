@@ -51,6 +51,7 @@ def test_unknown_characters():
 
 def test_no_merge_crosses_a_user_defined_token():
     pieces = [*_PIECES, ("bca", 0.0)]
+    assert ScoredBPE([*pieces, ("c-a", 0.0)], 0, user_defined=[9]).encode_piece("bc-ab") == (6, 9, 6)
     assert ScoredBPE(pieces, 0, user_defined=[8]).encode_spans("abcab") == [(5, (0, 1)), (8, (1, 4)), (6, (4, 5))]
 
 

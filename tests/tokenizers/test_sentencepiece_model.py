@@ -16,7 +16,7 @@ from jaxllm.tokenizers.sentencepiece_model import (
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.stages import Cut
 from jaxllm.tokenizers.unigram import Unigram
-from tests.tokenizers.awkward_texts import awkward_texts
+from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import library, train
 
 _NAMED = ["<sep>", "<cls>", "foo bar", "der"]
@@ -73,13 +73,13 @@ def _places(model: SentencePieceModel, text: str) -> list[tuple[int, int]]:
 
 def test_ids_are_the_librarys(file, lines):
     theirs, ours = library().SentencePieceProcessor(model_file=str(file)), read_sentencepiece(file)
-    for text in awkward_texts(500, lines):
+    for text in mixed_texts(500, lines):
         assert _ids(ours, text) == theirs.encode(text)
 
 
 def test_places_are_the_librarys(file, lines):
     theirs, ours = library().SentencePieceProcessor(model_file=str(file)), read_sentencepiece(file)
-    for text in awkward_texts(100, lines, seed=1):
+    for text in mixed_texts(100, lines, seed=1):
         data = text.encode("utf-8")
         found = theirs.encode(text, return_type="proto").pieces
         expected = [(piece.id, len(data[: piece.begin].decode("utf-8"))) for piece in found]
@@ -93,7 +93,7 @@ def test_a_model_that_was_written_is_the_same_to_the_library(file, lines, tmp_pa
     first, second = (library().SentencePieceProcessor(model_file=str(f)) for f in (file, tmp_path / "again.model"))
     for name in ("unk_id", "bos_id", "eos_id", "pad_id", "vocab_size"):
         assert getattr(first, name)() == getattr(second, name)()
-    for text in awkward_texts(100, lines, seed=2):
+    for text in mixed_texts(100, lines, seed=2):
         ids = first.encode(text)
         assert second.encode(text) == ids and second.decode(ids) == first.decode(ids)
 
@@ -103,7 +103,7 @@ def test_real_models(name, lines, shared):
     file = shared(f"tokenizers/mistral/{name}")
     theirs, ours = library().SentencePieceProcessor(model_file=str(file)), read_sentencepiece(file)
     assert ours.cuts == (WordBoundaries(),)
-    for text in awkward_texts(800, lines):
+    for text in mixed_texts(800, lines):
         assert _ids(ours, text) == theirs.encode(text)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.tokenizers.precompiled import parse_charsmap
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
-from tests.tokenizers.awkward_texts import awkward_texts
+from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import charsmap, library
 
 
@@ -21,7 +21,7 @@ def test_texts_and_places_are_the_librarys(rule, texts):
             rule_name=rule, add_dummy_prefix=prefix, remove_extra_whitespaces=remove, escape_whitespaces=escape
         )
         ours = SentencePieceNormalizer(table, prefix, remove, escape)
-        for text in [*awkward_texts(60, texts), *mixed]:
+        for text in [*mixed_texts(60, texts), *mixed]:
             expected, places = theirs.normalize(text, with_offsets=True)
             rewritten, spans = ours.aligned(text)
             assert ours(text) == rewritten == expected
@@ -52,7 +52,7 @@ def test_nothing_but_spaces(remove, expected):
 
 def test_quick_and_careful_agree_where_tokens_have_spaces(texts):
     plain = SentencePieceNormalizer(user_defined=("foo bar", "  "))
-    for text in awkward_texts(300, texts):
+    for text in mixed_texts(300, texts):
         assert plain(text) == plain.aligned(text)[0]
     assert plain("a   foo bar  ") == "▁a▁▁foo▁bar"  # the two spaces are a token, the third is one too many
     assert replace(plain, remove_extra_whitespaces=False)("  ") == "▁▁▁"

@@ -14,7 +14,7 @@ from jaxllm.tokenizers.split_patterns import (
 )
 from tests.tokenizers.fuzz_texts import fuzz_texts
 
-TEXT = "I'll pay  $1234 or '5'\n\n  He'Sit\tx… MyHTML/a//b 漢字・x"
+TEXT = "I'll pay  $1234 or '5'\n\n  He'Sit\tx… MyHTML/a//b!\n/ 漢字・x"
 ALL = {name: (pattern,) for name, pattern in SPLIT_PATTERNS.items()} | SPLIT_SEQUENCES
 DENSE = st.text(" \r\n\t'sSl1²éaaʰǅ…/・漢\u0301\u3000\x1c😀𝔸")
 
@@ -22,12 +22,15 @@ DENSE = st.text(" \r\n\t'sSl1²éaaʰǅ…/・漢\u0301\u3000\x1c😀𝔸")
 @pytest.mark.parametrize(
     "split, pieces",
     [
-        ("gpt2", "I|'ll| pay| | $|1234| or| '|5|'|\n\n | He|'|Sit|\t|x|…| MyHTML|/|a|//|b| 漢字|・|x"),
-        ("cl100k", "I|'ll| pay| | $|123|4| or| '|5|'\n\n| | He|'S|it|\tx|…| MyHTML|/a|//|b| 漢字|・x"),
-        ("qwen2", "I|'ll| pay| | $|1|2|3|4| or| '|5|'\n\n| | He|'S|it|\tx|…| MyHTML|/a|//|b| 漢字|・x"),
-        ("o200k", "I'll| pay| | $|123|4| or| '|5|'\n\n| | He'S|it|\tx|…| My|HTML|/a|//|b| 漢字|・x"),
-        ("deepseek-llm", "I|'|ll| pay| | $|1|2|3|4| or| '|5|'|\n|\n|  |He|'|Sit|\tx|…| MyHTML|/|a|//|b| |漢字|・|x"),
-        ("deepseek-v3", "I|'ll| pay| | $|123|4| or| '|5|'\n\n| | He|'Sit|\tx|…| MyHTML|/a|//|b| |漢字|・|x"),
+        ("gpt2", "I|'ll| pay| | $|1234| or| '|5|'|\n\n | He|'|Sit|\t|x|…| MyHTML|/|a|//|b|!|\n|/| 漢字|・|x"),
+        ("cl100k", "I|'ll| pay| | $|123|4| or| '|5|'\n\n| | He|'S|it|\tx|…| MyHTML|/a|//|b|!\n|/| 漢字|・x"),
+        ("qwen2", "I|'ll| pay| | $|1|2|3|4| or| '|5|'\n\n| | He|'S|it|\tx|…| MyHTML|/a|//|b|!\n|/| 漢字|・x"),
+        ("o200k", "I'll| pay| | $|123|4| or| '|5|'\n\n| | He'S|it|\tx|…| My|HTML|/a|//|b|!\n/| 漢字|・x"),
+        (
+            "deepseek-llm",
+            "I|'|ll| pay| | $|1|2|3|4| or| '|5|'|\n|\n| | He|'|Sit|\tx|…| MyHTML|/|a|//|b|!|\n|/| |漢字・|x",
+        ),
+        ("deepseek-v3", "I|'ll| pay| | $|123|4| or| '|5|'\n\n| | He|'Sit|\tx|…| MyHTML|/a|//|b|!\n|/| |漢字|・|x"),
     ],
 )
 def test_pieces(split, pieces):

@@ -123,6 +123,8 @@ def latin(count: int) -> list[str]:
 
 SPLIT = 0
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+BERT = {"type": "BertProcessing", "cls": ["a", 1], "sep": ["b", 2]}
+TWICE = {"type": "Sequence", "processors": [BERT, BERT]}
 NESTED: dict = {"type": "NFC"}
 for _ in range(12):
     NESTED = {"type": "Sequence", "normalizers": [NESTED]}
@@ -172,6 +174,7 @@ EOT = {"id": 999, "content": END_OF_TEXT, "special": True}
             {"type": "TemplateProcessing"},
             "the post_processor TemplateProcessing is not supported in",
         ),
+        (["post_processor"], TWICE, "the post_processor BertProcessing comes after another one that adds tokens"),
         (["truncation"], 5, "truncation must be an object, found int"),
         (["decoder"], {"type": "CTC"}, "the decoder 'CTC' is not supported"),
         (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxllm.tokenizers.sentencepiece_model import read_sentencepiece
 from jaxllm.tokenizers.unigram import Unigram
-from tests.tokenizers.awkward_texts import awkward_texts
+from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import library, train
 
 _PIECES = [("<unk>", 0.0), ("a", -2.0), ("b", -3.0), ("ab", -3.5), ("aba", -4.0), ("c", -2.5), ("bc", -4.5)]
@@ -69,7 +69,7 @@ def test_ids_and_places_are_those_of_the_tokenizers_library(model, texts):
     found = read_sentencepiece(model)
     pieces = [(piece.text, piece.score) for piece in found.pieces]
     theirs, ours = hf.Tokenizer(hf.models.Unigram(pieces, found.unk_id, False)), Unigram(pieces, found.unk_id)
-    for text in map(found.normalizer, awkward_texts(2000, texts)):
+    for text in map(found.normalizer, mixed_texts(2000, texts)):
         expected = theirs.encode(text)
         assert ours.encode_spans(text) == list(zip(expected.ids, expected.offsets, strict=True))
 
