@@ -10,7 +10,7 @@ text, "warm" the next. Several processes are threads in the compiled libraries. 
 what is not installed (requirements/parity.txt) is left out, and said so.
 
 --memory trains on so many gigabytes of text, made by repeating the corpus with its words varied, and prints the peak of
-the memory of this process and of its children.
+the memory of this process, which grows with the distinct pieces and not with the text.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import random
 import re
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -37,8 +38,10 @@ from jaxllm.tokenizers import PipelineTokenizer, train_byte_bpe
 from jaxllm.tokenizers.bulk_encoding import BulkEncoder
 from jaxllm.tokenizers.byte_alphabet import to_text
 from jaxllm.tokenizers.compiled_backend import CompiledTokenizer
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
+from jaxllm.tokenizers.counting import count_pieces
+from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, splitter
 from jaxllm.tokenizers.tiktoken_files import ranks_of
+from jaxllm.tokenizers.train_byte_bpe import learn_byte_bpe
 
 SPLIT = SPLIT_PATTERNS["cl100k"]
 
@@ -65,6 +68,9 @@ class Measurements:
 
 
 def installed(name: str) -> Any | None:
+    # The folder of this script comes first in the path, and this script has the name of a library.
+    here = Path(__file__).parent.resolve()
+    sys.path = [folder for folder in sys.path if Path(folder).resolve() != here]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -188,16 +194,18 @@ def varied(texts: list[str], size: int) -> Iterator[str]:
 
 
 def measure_memory(texts: list[str], size: int, gigabytes: float, processes: int) -> None:
-    def peak(who: int) -> float:
-        return resource.getrusage(who).ru_maxrss * 1024 / 1e6
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
-    before, begin = peak(resource.RUSAGE_SELF), time.perf_counter()
-    tokenizer = train_byte_bpe(varied(texts, int(gigabytes * 1e9)), size, split_pattern=SPLIT, processes=processes)
+    before, begin = peak(), time.perf_counter()
+    pieces = count_pieces(varied(texts, int(gigabytes * 1e9)), splitter(SPLIT), processes)
+    counted, counting = peak(), time.perf_counter() - begin
+    learn_byte_bpe(pieces, size)
     seconds = time.perf_counter() - begin
     print(
-        f"training {tokenizer.vocab_size:,} ids on {gigabytes} GB in {processes} process(es): {seconds:.0f} s; "
-        f"peak memory {peak(resource.RUSAGE_SELF):,.0f} MB, of which {before:,.0f} MB were there before, and "
-        f"{peak(resource.RUSAGE_CHILDREN):,.0f} MB in the largest child"
+        f"training {size:,} ids on {gigabytes} GB in {processes} process(es): {seconds:.0f} s, "
+        f"{counting:.0f} s of them for counting {len(pieces):,} distinct pieces\npeak memory: {before:,.0f} MB with the corpus in memory, "
+        f"{counted:,.0f} MB when the pieces were counted, {peak():,.0f} MB in all"
     )
 
 

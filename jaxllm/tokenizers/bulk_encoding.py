@@ -21,6 +21,7 @@ class BulkEncoder:
 
     def __init__(self, tokenizer: Tokenizer, processes: int):
         """Raises ValueError unless there is at least one process."""
+        self._tokenizer, self._processes = tokenizer, processes
         self._workers = Workers(partial(_encode, tokenizer), processes)
 
     def __enter__(self) -> BulkEncoder:
@@ -34,6 +35,8 @@ class BulkEncoder:
 
         Texts are shared out by length, and one text is never divided.
         """
+        if self._processes == 1:
+            return list(map(self._tokenizer.encode, texts))
         encoded: list[list[int]] = []
         for lengths, packed in self._workers.map(batches(texts)):
             ids, begin = packed.tolist(), 0

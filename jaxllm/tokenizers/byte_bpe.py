@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, islice, repeat
 from operator import add, itemgetter
 from typing import AnyStr
 
@@ -99,7 +99,7 @@ class ByteLevelBPE:
                 f"{len(self.missing_bytes)} of the 256 bytes; train or load one that has all of them"
             )
         if self._given_merges is None:
-            parts = [piece[i : i + 1] for i in range(len(piece))]
+            parts = list(map(_SINGLE_BYTES.__getitem__, piece))
             merge = _merge_few if len(parts) <= _FEW else _merge_many_tokens
             return tuple(map(self.vocabulary.__getitem__, merge(parts, self._ranks, self._merged)))
         symbols = piece.decode("latin-1").translate(self._symbols)
@@ -134,6 +134,7 @@ def _check(vocabulary: Mapping[bytes, int]) -> dict[int, bytes]:
 # Up to so many symbols, looking at all pairs for each merge is quicker than keeping them in a heap.
 _FEW = 100
 _NO_RANK = sys.maxsize
+_SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 
 
 def _merge_few(
@@ -143,15 +144,16 @@ def _merge_few(
 
     ranks: of two parts, written together. merged: what the two of each rank become.
     """
-    found = [ranks.get(pair, _NO_RANK) for pair in map(add, parts, parts[1:])]
+    rank_of = ranks.get
+    found = list(map(rank_of, map(add, parts, islice(parts, 1, None)), repeat(_NO_RANK)))
     while found and (lowest := min(found)) < limit:
         i = found.index(lowest)
         parts[i] = symbol = merged[lowest]
         del parts[i + 1], found[i]
         if i < len(found):
-            found[i] = ranks.get(symbol + parts[i + 1], _NO_RANK)
+            found[i] = rank_of(symbol + parts[i + 1], _NO_RANK)
         if i:
-            found[i - 1] = ranks.get(parts[i - 1] + symbol, _NO_RANK)
+            found[i - 1] = rank_of(parts[i - 1] + symbol, _NO_RANK)
     return parts
 
 
@@ -166,7 +168,7 @@ def _merges_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tuple[bytes, bytes], .
     for rank, token in tokens.items():
         if len(token) == 1:
             continue
-        parts = _merge_few([token[i : i + 1] for i in range(len(token))], ranks, tokens, limit=rank)
+        parts = _merge_few(list(map(_SINGLE_BYTES.__getitem__, token)), ranks, tokens, limit=rank)
         if len(parts) != 2:
             raise ValueError(
                 f"the token {token!r} of rank {rank} is made of {len(parts)} tokens of lower rank, so a list of "

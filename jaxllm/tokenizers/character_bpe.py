@@ -49,8 +49,8 @@ class CharacterBPE:
         self._token_of = _tokens_of_ids(self.vocab)
         if byte_fallback and (continuing_subword_prefix or end_of_word_suffix):
             raise ValueError(
-                "byte_fallback is not supported together with continuing_subword_prefix or end_of_word_suffix: the bytes "
-                "of a character could not tell where in a piece it stands"
+                "byte_fallback is not supported together with continuing_subword_prefix or end_of_word_suffix: the "
+                "bytes of a character could not tell where in a piece it stands"
             )
         if unk_token is not None and unk_token not in self.vocab:
             raise ValueError(f"the token for unknown characters, {unk_token!r}, is not in the vocabulary")

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import regex
 
 from jaxllm.tokenizers.patterns import Pattern, Regex, String
-from jaxllm.tokenizers.split_patterns import KNOWN_PATTERNS, SPLIT_PATTERNS, Splitter
+from jaxllm.tokenizers.split_patterns import KNOWN_PATTERNS, SPLIT_PATTERNS, TOTAL_PATTERNS, Splitter
 from jaxllm.tokenizers.stages import Cut, Rewrite, Span
 
 Behavior = Literal["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
@@ -47,7 +47,9 @@ class Split:
     def _splitter(self) -> Splitter | None:
         """What is quicker for a known pattern. It reads "$", and "+" behind a counted repeat, otherwise than files."""
         known = isinstance(self.pattern, Regex) and self.pattern.source in KNOWN_PATTERNS
-        if not known or self.behavior != "Isolated" or re.search(r"\$|\d\}\+", self.pattern.source):
+        # Where a pattern matches all of a text, dropping what lies between its matches drops nothing.
+        whole = self.behavior == "Removed" and self.invert and known and self.pattern.source in TOTAL_PATTERNS
+        if not known or not (whole or self.behavior == "Isolated") or re.search(r"\$|\d\}\+", self.pattern.source):
             return None
         return Splitter((self.pattern.source,))
 

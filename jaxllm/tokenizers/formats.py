@@ -98,8 +98,8 @@ def sentencepiece_tokenizer(path: str | PathLike[str]) -> PipelineTokenizer:
     return PipelineTokenizer(
         model.vocabulary,
         added_tokens=[AddedToken(name, i) for name, i in model.special_tokens.items()],
-        normalizer=model.normalizer_steps(),
-        pre_tokenizer=model.cuts(),
+        normalizer=(model.normalizer,),
+        pre_tokenizer=model.cuts,
         decoder=Decoder([*steps, Strip(" ", 1, 0)] if prefixed else steps),
         roles={role: name for role, name in names.items() if name in model.special_tokens},
     )

@@ -156,8 +156,8 @@ def _sentencepiece(fields: GGUFVocabulary) -> PipelineTokenizer:
         steps.append(decoders.Strip(" ", 1, 0))
     return PipelineTokenizer(
         model.vocabulary,
-        normalizer=model.normalizer_steps(),
-        pre_tokenizer=model.cuts(),
+        normalizer=(model.normalizer,),
+        pre_tokenizer=model.cuts,
         decoder=decoders.Decoder(steps),
         **_around(fields, [AddedToken(name, i) for name, i in model.special_tokens.items()], begins=bpe, ends=not bpe),
     )

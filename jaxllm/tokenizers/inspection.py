@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.tokenizers.byte_alphabet import to_text
@@ -193,7 +194,9 @@ def reachability(tokenizer: Tokenizer) -> Reachability:
         except UnicodeDecodeError:
             found["partial"].append(token)
             continue
-        reached = any(token in _encoded(tokenizer, before + text) for before in _BEFORE)
+        # At the begin of a text some tokenizers put a space themselves.
+        tried = chain((before + text for before in _BEFORE), [text.removeprefix(" ")] if text != " " else [])
+        reached = any(token in _encoded(tokenizer, surrounded) for surrounded in tried)
         found["reachable" if reached else "unreachable"].append(token)
     return Reachability(**{kind: tuple(ids) for kind, ids in found.items()})
 
@@ -262,7 +265,8 @@ def undertrained_tokens(
     if unfit := [i for i in reference if not 0 <= i < len(output)]:
         raise ValueError(f"never_trained names the id {unfit[0]}; the embeddings have the rows 0 .. {len(output) - 1}")
     if reference:
-        common = np.linalg.svd(output, full_matrices=False)[2][0] if len(output) <= 4096 else _principal(output)
+        # The first right singular vector, by the small matrix of inner products, since there are many more rows.
+        common = np.linalg.eigh(output.T @ output)[1][:, -1]
         own = output - np.outer(output @ common, common)
         mean = own[reference].mean(0)
         lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(mean)
@@ -272,10 +276,3 @@ def undertrained_tokens(
     ids = np.array([i for i in _ordinary(tokenizer) if i not in set(never_trained)], np.int64)
     ids = ids[np.argsort(indicator[ids], kind="stable")][: max(1, round(share * len(ids)))]
     return UndertrainedTokens(ids, indicator[ids], "cosine distance to untrained rows" if reference else "norm")
-
-
-def _principal(rows: np.ndarray) -> np.ndarray:
-    """The first right singular vector: of the small matrix of inner products, since there are many more rows."""
-    import numpy as np
-
-    return np.linalg.eigh(rows.T @ rows)[1][:, -1]

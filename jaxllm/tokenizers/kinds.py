@@ -88,7 +88,7 @@ def _learn(config: TokenizerConfig, pieces: Counter[str]) -> Vocabulary:
             return learn_byte_bpe(pieces, size)
         case "unigram":
             learned = learn_unigram(pieces, size, special_tokens=(_UNKNOWN,), byte_fallback=True)
-            return Unigram(_file_scores(learned.pieces), learned.unk_id, byte_fallback=True)
+            return Unigram(_file_scores(learned.pieces), learned.unk_id, byte_fallback=True, excluded=[learned.unk_id])
         case "sentencepiece_bpe":
             scored = learn_character_bpe(pieces, size, special_tokens=(_UNKNOWN,), byte_fallback=True)
             vocab = {piece: i for i, (piece, _) in enumerate(scored.pieces)}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxllm.tokenizers.added_tokens import AddedToken, AddedTokenFinder
 from jaxllm.tokenizers.decoders import Decoder
@@ -23,6 +23,9 @@ from jaxllm.tokenizers.normalizers import rewrite_aligned
 from jaxllm.tokenizers.protocol import AllowedSpecial, Encoding
 from jaxllm.tokenizers.stages import Cut, Preparation, Rewrite, Span, Vocabulary
 from jaxllm.tokenizers.template import Template
+
+if TYPE_CHECKING:
+    from jaxllm.tokenizers.chat_template import EncodedChat
 
 _CACHE_PIECES = 1 << 18
 _CACHE_LONGEST = 64
@@ -173,6 +176,20 @@ class PipelineTokenizer:
         except KeyError as error:
             raise self._out_of_range(error.args[0]) from None
         return data[1:] if self.decoder.strips_space and data.startswith(b" ") else data
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> EncodedChat:
+        """A conversation as ids, by the tokenizer's own template; settings are those of `ChatTemplate.encode`.
+
+        Raises ValueError if there is no template, and what ChatTemplate raises.
+        """
+        from jaxllm.tokenizers.chat_template import ChatTemplate
+
+        if self.chat_template is None:
+            raise ValueError(
+                "this tokenizer has no chat template; choose one of jaxllm.tokenizers.chat_formats.CHAT_FORMATS, and "
+                "use its template_for(tokenizer)"
+            )
+        return ChatTemplate(self.chat_template, self.roles).encode(self, messages, **settings)
 
     @property
     def strips_space(self) -> bool:

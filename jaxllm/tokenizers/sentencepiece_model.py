@@ -244,6 +244,6 @@ def _schema():
     except ImportError as error:
         raise ImportError(
             "SentencePiece model files need the packages sentencepiece and protobuf: "
-            'pip install "jaxllm[sentencepiece]"'
+            'pip install sentencepiece protobuf'
         ) from error
     return sentencepiece_model_pb2

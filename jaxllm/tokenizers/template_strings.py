@@ -102,8 +102,6 @@ def call_method(environment, method: Callable, args: tuple, kwargs: dict[str, An
         return _join(*args, d=owner, **kwargs)
     if name == "replace":
         return _replace(owner, *args, **kwargs)
-    if mark and not isinstance(owner, MarkedText):
-        method = getattr(MarkedText(owner, marks_of(owner)), name)
     current().string(len(owner))
     if "split" in name:
         current().step(len(owner) // _CHARACTERS_PER_STEP)
@@ -202,8 +200,7 @@ def _tojson(
     if indent is not None or separators is not None:
         between = sum(map(len, separators or ())) + (indent if isinstance(indent, int) else len(indent or ""))
         current().string(_items_by_depth(x) * (between + 1))
-    text = json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return _result(text, mark_of(x))
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _items_by_depth(x: Any) -> int:
@@ -221,7 +218,7 @@ def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = Fal
     _check_width(width if isinstance(width, int) else len(width))
     lines = s.count("\n") + 1
     current().string(len(s) + lines * (width if isinstance(width, int) else len(width)))
-    return _result(FILTERS["indent"](str.__str__(s), width, first, blank), mark_of((s, width)))
+    return FILTERS["indent"](str.__str__(s), width, first, blank)
 
 
 def _round(value: Any, precision: int = 0, method: str = "common") -> float:

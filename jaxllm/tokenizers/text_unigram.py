@@ -1,8 +1,8 @@
 """The unigram language model on whole texts, with words remembered although their sums are rounded along the text.
 
 SentencePiece adds up scores from the begin of a text with 24 bits, so how a word is cut could depend on all that comes
-before it. It hardly ever does: what the best row of tokens is ahead of the next one is mostly far more than rounding can
-make. So the best row of a word and its lead are remembered; only where the lead is too small is the word looked at
+before it. It hardly ever does: what the best row of tokens is ahead of the next one is mostly far more than rounding
+can make. So the best row of a word and its lead are remembered; only where the lead is too small is the word looked at
 again, with the sum of what precedes it. The ids are those of looking at everything at once.
 """
 

@@ -50,7 +50,7 @@ def parse(description: Mapping[str, Any], **settings: Any) -> PipelineTokenizer:
     }
     added = _added_tokens(description.get("added_tokens"))
     byte_level, pre_tokenizer = steps.read_pre_tokenizer(description.get("pre_tokenizer"))
-    vocabulary = models.read_model(description.get("model"), byte_level, {token.content: token.id for token in added})
+    vocabulary = models.read_model(description.get("model"), byte_level, added)
     return PipelineTokenizer(
         vocabulary,
         added_tokens=added,

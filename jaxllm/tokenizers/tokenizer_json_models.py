@@ -24,8 +24,8 @@ _BPE_TYPES = {
 }
 
 
-def read_model(model: Any, byte_level: bool, added: Mapping[str, int]) -> Vocabulary:
-    """The vocabulary. added: ids of the added tokens, which many files repeat among the others.
+def read_model(model: Any, byte_level: bool, added: Sequence[AddedToken]) -> Vocabulary:
+    """The vocabulary. added: the added tokens, which many files repeat among the others.
 
     Raises ValueError for a model that is malformed, or that has a feature which is not supported: it is named.
     """
@@ -51,6 +51,8 @@ def read_model(model: Any, byte_level: bool, added: Mapping[str, int]) -> Vocabu
                 pieces,
                 _typed(model, "unk_id", (int, type(None)), None),
                 _typed(model, "byte_fallback", (bool,), False),
+                # Or text that looks like a special token would become it.
+                excluded=[token.id for token in added if token.special and token.id < len(pieces)],
             )
     raise ValueError(f'the model is of type {kind!r}; supported are "BPE", "WordPiece", "Unigram" and "WordLevel"')
 
@@ -62,7 +64,7 @@ def _kind_without_name(model: Mapping[str, Any]) -> str | None:
     return "Unigram" if "unk_id" in model else "WordPiece" if "max_input_chars_per_word" in model else None
 
 
-def _read_bpe(model: Mapping[str, Any], byte_level: bool, added: Mapping[str, int]) -> ByteLevelBPE | CharacterBPE:
+def _read_bpe(model: Mapping[str, Any], byte_level: bool, added: Sequence[AddedToken]) -> ByteLevelBPE | CharacterBPE:
     if model.get("dropout") not in (None, 0):
         raise ValueError(
             f"the model's feature dropout={model['dropout']!r} is not supported: ids should depend on the text alone"
@@ -78,9 +80,11 @@ def _read_bpe(model: Mapping[str, Any], byte_level: bool, added: Mapping[str, in
     if settings:
         name, value = next(iter(settings.items()))
         raise ValueError(f"the model's feature {name}={value!r} is not supported in a vocabulary of bytes")
-    for name, i in added.items():
-        if vocab.pop(name, i) != i:
-            raise ValueError(f"the added token {name!r} has the id {i}, but another one in the vocabulary")
+    for token in added:
+        if vocab.pop(token.content, token.id) != token.id:
+            raise ValueError(
+                f"the added token {token.content!r} has the id {token.id}, but another one in the vocabulary"
+            )
     tokens = {to_bytes(token): i for token, i in vocab.items()}
     return ByteLevelBPE(
         tokens, [(to_bytes(left), to_bytes(right)) for left, right in merges], ignore_merges=ignore_merges

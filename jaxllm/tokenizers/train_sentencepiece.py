@@ -41,8 +41,8 @@ def train_sentencepiece(
     normalizer = replace(normalizer or SentencePieceNormalizer(), user_defined=tuple(user_defined))
     if normalizer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces:
         raise ValueError(
-            "training needs a normalizer that writes a space as U+2581 before each word: set escape_whitespaces to True "
-            "and treat_whitespace_as_suffix to False"
+            "training needs a normalizer that writes a space as U+2581 before each word: set escape_whitespaces to "
+            "True and treat_whitespace_as_suffix to False"
         )
     pieces = count_pieces(texts, _Pieces(normalizer), processes)
     learn = learn_unigram if algorithm == "unigram" else learn_character_bpe

@@ -4,8 +4,8 @@ Words begin as characters, those after the first with the prefix. The pair (a, b
 
     count(ab) / (count(a) count(b))
 
-is the highest: of all pairs, this one raises the likelihood of the text most under a model of independent tokens, per
-occurrence (Schuster and Nakajima 2012). It prefers characters that are seldom apart to pairs that are merely frequent.
+is the highest. Its logarithm is, but for a constant, how much likelier an occurrence of the pair becomes by being one
+token, under a model of independent tokens (after Schuster and Nakajima 2012). It prefers characters that are seldom apart to pairs that are merely frequent.
 Hugging Face's trainer of the same name doesn't do this: it is its byte pair encoding trainer, which joins the most
 frequent pair, and only writes the tokens with prefixes.
 """
@@ -169,7 +169,7 @@ class _Pairs:
 
 
 def score(count: int, left: int, right: int) -> float:
-    """How much likelier the text becomes by joining a pair that occurs `count` times, per occurrence of its parts."""
+    """Of a pair that occurs `count` times, and whose parts occur so many times."""
     return count / (left * right)
 
 

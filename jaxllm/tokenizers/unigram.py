@@ -86,7 +86,8 @@ class Unigram:
     def segment(self, piece: str, before: float = 0.0) -> Row:
         """Begin and end of the tokens of the most probable row; an unknown character stands alone.
 
-        before: the sum of the scores of what comes before the piece, which matters in single precision only. Of rows that are equally probable, the one is taken whose last token is the longest, then the one before it.
+        before: the sum of the scores of what comes before the piece, which matters in single precision only. Of rows
+        that are equally probable, the one is taken whose last token is the longest, then the one before it.
         """
         size, score_of, known = len(piece), self._scores.get, self._known
         unknown = self._unknown_score

@@ -17,11 +17,11 @@ _COMMON = " \n\t\r.,'!?-_abcABC123 \u3000\xa0éÉe\u0301\u0323ﬁ½²Σσİßſ�
 
 
 def awkward_texts(count: int, longest: int = 24, seed: int = 0) -> Iterator[str]:
-    """Half of them of all characters, half of few, which meet more often."""
+    """Half of them of many characters, half of few or very few, which meet more often and make runs."""
     generator = random.Random(seed)
     known = [chr(code) for first, last in _BLOCKS for code in range(first, last + 1)]
     known = [character for character in known if unicodedata.category(character) not in ("Cn", "Cs")]
     low = [character for character in known if character < "\u3000"]
     for i in range(count):
-        alphabet = (_COMMON, low + [*_COMMON] * 40, known, _COMMON)[i % 4]
+        alphabet = (_COMMON, low + [*_COMMON] * 40, known, "ab1 \n")[i % 4]
         yield "".join(generator.choices(alphabet, k=generator.randrange(longest)))

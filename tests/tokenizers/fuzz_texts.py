@@ -39,6 +39,7 @@ _WORDS = [
     "²",
     "½",
 ]
+_WORDS += ["'re", "'ve", "'ll", "'m", "'d", "'t", "'Re", "we're", " 'tis", "x'd've"]
 _SCRIPTS = [
     "שלום",
     "\u202bمرحبا\u202c",
@@ -97,14 +98,14 @@ def fuzz_texts(number: int, seed: int = 0) -> Iterator[str]:
 
 
 def fuzz_bytes(number: int, seed: int = 0) -> Iterator[bytes]:
-    """Bytes that are no UTF-8: random ones, and texts that lost or changed some."""
+    """Bytes that are no UTF-8: random ones, and texts that lost or changed some; never none."""
     random = Random(seed)
     for text in fuzz_texts(number, seed + 1):
         data = bytearray(text.encode())[:80]
         for _ in range(random.randrange(4)):
             place = random.randrange(len(data) + 1)
             data[place : place + random.randrange(2)] = random.randbytes(random.randrange(3))
-        yield random.randbytes(random.randrange(1, 20)) if random.random() < 0.2 else bytes(data)
+        yield random.randbytes(random.randrange(1, 20)) if random.random() < 0.2 or not data else bytes(data)
 
 
 def unassigned(text: str) -> bool:

@@ -3,7 +3,23 @@
 from collections.abc import Iterator, Sequence
 from random import Random
 
-_PARTS = [" ", "  ", "▁", "a", "the", "<sep>", "<cls", "foo bar", "der", "<s>", "<unk>", "<0x41>", "\n", "\u3000", "\r\n"]
+_PARTS = [
+    " ",
+    "  ",
+    "▁",
+    "a",
+    "the",
+    "<sep>",
+    "<cls",
+    "foo bar",
+    "der",
+    "<s>",
+    "<unk>",
+    "<0x41>",
+    "\n",
+    "\u3000",
+    "\r\n",
+]
 _RUNS = ["=", "a", "-", " ", "0", "ab", "▁", " a", "\n", "é", "👩🏽‍🚀"]
 _RANGES = [(1, 0x250), (1, 0xD800), (0xE000, 0x110000), (0x1F300, 0x1F700), (0x300, 0x370)]
 

@@ -10,24 +10,24 @@ from jaxllm.tokenizers.template_budget import ChatTemplateError
 SYSTEM = {"role": "system", "content": "Be kind."}
 TURNS = [
     {"role": "user", "content": " Hi "},
-    {"role": "assistant", "content": "Hello."},
+    {"role": "assistant", "content": "Hello. "},
     {"role": "user", "content": "Bye"},
 ]
 
 # With a system message and a generation prompt, as each family's published template writes it.
 EXPECTED = {
-    "chatml": "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\nHello."
+    "chatml": "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\nHello. "
     "<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
     "llama2": "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n Hi [/INST] Hello. </s><s>[INST] Bye [/INST]",
     "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|><|start_header_id|>user"
     "<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello.<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-    "mistral": "<s>[INST] Be kind.\n\n Hi  [/INST]Hello.</s>[INST] Bye [/INST]",
-    "zephyr": "<|system|>\nBe kind.</s>\n<|user|>\n Hi </s>\n<|assistant|>\nHello.</s>\n<|user|>\nBye</s>\n"
+    "mistral": "<s>[INST] Be kind.\n\n Hi  [/INST]Hello. </s>[INST] Bye [/INST]",
+    "zephyr": "<|system|>\nBe kind.</s>\n<|user|>\n Hi </s>\n<|assistant|>\nHello. </s>\n<|user|>\nBye</s>\n"
     "<|assistant|>\n",
     "gemma": "<bos><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n"
     "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n",
-    "deepseek": "<｜begin▁of▁sentence｜>Be kind.<｜User｜> Hi <｜Assistant｜>Hello.<｜end▁of▁sentence｜><｜User｜>Bye"
+    "deepseek": "<｜begin▁of▁sentence｜>Be kind.<｜User｜> Hi <｜Assistant｜>Hello. <｜end▁of▁sentence｜><｜User｜>Bye"
     "<｜Assistant｜>",
 }
 ALTERNATING = ["llama2", "mistral", "gemma"]

@@ -10,7 +10,16 @@ from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 
 KINDS = Kind.__args__
 LOSSLESS = ("byte_bpe", "unigram", "sentencepiece_bpe", "byte")
-UNSEEN = ["", " ", "  two  spaces ", "\n\ttab", "日本語 é e\u0301 🦙\x00", f"a {END_OF_TEXT} b", "▁already", "<0x41>"]
+UNSEEN = [
+    "",
+    " ",
+    "  two  spaces ",
+    "\n\ttab",
+    "日本語 é e\u0301 🦙\x00",
+    f"a {END_OF_TEXT} b",
+    "▁already",
+    "<0x41><unk>",
+]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -52,8 +61,8 @@ def test_files_are_read_alike_by_the_tokenizers_library(trained, texts, tmp_path
     choose = random.Random(0)
     seen = sorted(set("".join(texts)))
     strings = [*texts, *("".join(choose.choices(seen, k=choose.randint(1, 30))) for _ in range(500))]
-    if kind in LOSSLESS:
-        strings += [text for text in UNSEEN if END_OF_TEXT not in text]
+    if kind in LOSSLESS:  # the library makes special tokens of text that looks like one
+        strings += [text.replace("<unk>", "") for text in UNSEEN if END_OF_TEXT not in text]
     for text in strings:
         encoding = library.encode(text, add_special_tokens=False)
         ids = tokenizer.encode(text)

@@ -109,6 +109,7 @@ def test_marks_of_nested_values():
     value = {"a": [spread("x", 1), ("y", spread("z", 4))], spread("k", 2): 5}
     assert mark_of(value) == 7
     assert mark_of([1, None, "plain"]) == 0
+    assert mark_of(MarkedText("abc", b"\1\0\4")) == 5
     everything = spread(value, 8)
     assert mark_of(everything) == 15
     assert everything == value

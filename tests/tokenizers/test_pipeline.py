@@ -208,5 +208,15 @@ def test_the_end_of_a_text_must_be_known_when_it_is_asked_for(vocabulary):
         build(vocabulary, roles={}).end_of_text  # noqa: B018
 
 
+def test_its_own_chat_template(vocabulary):
+    with pytest.raises(ValueError, match="this tokenizer has no chat template; choose one of"):
+        build(vocabulary).apply_chat_template([{"role": "user", "content": "the"}])
+    source = "{% for m in messages %}<|user|>{{ m.content }}{{ eos_token }}{% endfor %}"
+    chat = build(vocabulary, chat_template=source)
+    found = chat.apply_chat_template([{"role": "user", "content": f"the{END}"}])
+    assert found.text == f"{USER}the{END}{END}"
+    assert found.ids == [chat.special_tokens[USER], *chat.encode(f"the{END}"), chat.end_of_text]
+
+
 def test_pieces_are_what_a_vocabulary_is_trained_on(vocabulary):
     assert build(vocabulary, normalizer=[Lowercase()]).pieces("The CAT") == ["the", " cat"]

@@ -4,8 +4,8 @@ from random import Random
 import pytest
 
 from jaxllm.tokenizers.precompiled import Precompiled, parse_charsmap
-from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import charsmap
+from tests.tokenizers.mixed_texts import mixed_texts
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_it_is_what_the_tokenizers_library_does(table, texts):
 
 def test_spans(table):
     normalizer = Precompiled(table)
+    assert normalizer.aligned("ﬁ\u0301") == ("fi", [(0, 1), (1, 2)])  # one grapheme, replaced as a whole
     # The ligature becomes two characters, the combined letter one, and of two control characters none is left.
     assert normalizer.aligned("aﬁe\u0301b\x01\x02c") == (
         "afiébc",
@@ -72,8 +73,10 @@ def test_a_damaged_table(damaged, message):
         Precompiled(damaged)
 
 
-def test_a_trie_that_goes_in_circles():
+@pytest.mark.parametrize("letters", ["a", "ab"])
+def test_a_trie_that_goes_in_circles(letters):
     units = [0] * 0x100
-    units[0x61] = _unit(0x61, 0x61)  # below "a" there is what is below the root
+    for code in map(ord, letters):
+        units[code] = _unit(code, code)  # below it there is what is below the root
     with pytest.raises(ValueError, match="has a loop, or keys beyond measure"):
         parse_charsmap(struct.pack("<I256I", 4 * len(units), *units) + b"b\0")

@@ -16,8 +16,8 @@ from jaxllm.tokenizers.sentencepiece_model import (
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.stages import Cut
 from jaxllm.tokenizers.unigram import Unigram
-from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import library, train
+from tests.tokenizers.mixed_texts import mixed_texts
 
 _NAMED = ["<sep>", "<cls>", "foo bar", "der"]
 _RAW = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "split_by_whitespace": False}
@@ -147,6 +147,10 @@ def test_a_model_of_a_vocabulary():
     assert [piece.kind for piece in model.pieces[:5]] == ["unknown", "control", "normal", "normal", "byte"]
     assert model.special_tokens == {"<unk>": 0, "<s>": 1}
     assert parse_sentencepiece(serialize_sentencepiece(model)) == model
+    from sentencepiece import sentencepiece_model_pb2
+
+    spec = sentencepiece_model_pb2.ModelProto.FromString(serialize_sentencepiece(model)).trainer_spec
+    assert (spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id, spec.vocab_size) == (0, 1, -1, -1, 260)
     with pytest.raises(ValueError, match="^the special token '</s>' is not the piece of id 2 of the vocabulary$"):
         model_of(vocabulary, SentencePieceNormalizer(), {"</s>": 2})
     with pytest.raises(ValueError, match="^a SentencePiece model must have an unknown token"):

@@ -6,8 +6,8 @@ import pytest
 
 from jaxllm.tokenizers.precompiled import parse_charsmap
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
-from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import charsmap, library
+from tests.tokenizers.mixed_texts import mixed_texts
 
 
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "nfkc", "identity"])
@@ -28,14 +28,33 @@ def test_texts_and_places_are_the_librarys(rule, texts):
             assert [begin for begin, _ in spans] == places[:-1]
 
 
+def test_the_longest_key_from_the_left_is_replaced():
+    """In tables of the library's own making, whose keys overlap."""
+    schema = pytest.importorskip("sentencepiece.sentencepiece_model_pb2", reason="protobuf is not installed")
+    random = Random(3)
+    for _ in range(60):
+        keys = {"".join(random.choices("abc", k=random.randrange(1, 5))) for _ in range(5)}
+        table = {key: "".join(random.choices("xy ", k=random.randrange(3))) for key in sorted(keys)}
+        theirs = library().SentencePieceNormalizer(norm_map=list(table.items()))
+        model = schema.ModelProto()
+        model.ParseFromString(theirs.serialized_model_proto())
+        rules = model.normalizer_spec
+        ours = SentencePieceNormalizer(
+            rules.precompiled_charsmap, rules.add_dummy_prefix, rules.remove_extra_whitespaces, rules.escape_whitespaces
+        )
+        for _ in range(40):
+            text = "".join(random.choices("abcd ", k=random.randrange(12)))
+            assert ours(text) == ours.aligned(text)[0] == theirs.normalize(text)
+
+
 def test_spans():
     normalizer = SentencePieceNormalizer(charsmap("nmt_nfkc"))
     assert normalizer.aligned(" ﬁ  e\u0301 ") == ("▁fi▁é", [(1, 1), (1, 2), (1, 2), (2, 3), (4, 6)])
 
 
 def test_user_defined_tokens_are_left_alone():
-    normalizer = SentencePieceNormalizer(charsmap("nmt_nfkc"), user_defined=("ﬁ", "ﬁﬁx"))
-    assert normalizer("ﬁﬁx ﬁﬀ") == normalizer.aligned("ﬁﬁx ﬁﬀ")[0] == "▁ﬁﬁx▁ﬁff"
+    normalizer = SentencePieceNormalizer(charsmap("nmt_nfkc"), user_defined=("ﬁ", "ﬁﬀ"))
+    assert normalizer("ﬁﬀ ﬁ ﬀ") == normalizer.aligned("ﬁﬀ ﬁ ﬀ")[0] == "▁ﬁﬀ▁ﬁ▁ff"
 
 
 def test_a_space_after_the_text():

@@ -7,7 +7,16 @@ from jaxllm.tokenizers.text_unigram import TextUnigram
 from jaxllm.tokenizers.unigram import Unigram
 
 # The sums of many rows are equal but for rounding, as those of zeros in any order; "ba" and its parts are nearly.
-_SCORES = {"▁": -1.53, "0": -6.459231, "00": -6.942412, "000": -9.990301, "a": -2.1, "b": -2.3, "ab": -3.7, "ba": -4.40001}
+_SCORES = {
+    "▁": -1.53,
+    "0": -6.459231,
+    "00": -6.942412,
+    "000": -9.990301,
+    "a": -2.1,
+    "b": -2.3,
+    "ab": -3.7,
+    "ba": -4.40001,
+}
 _PIECES = [("<unk>", 0.0), *_SCORES.items()]
 
 
@@ -22,6 +31,15 @@ def test_ids_are_those_of_looking_at_everything_at_once(more, single):
         text = "▁" * random.randrange(2) + "▁".join(words) + "0" * random.choice((0, 3, 40))
         assert quick.encode_piece(text) == careful.encode_piece(text)
     assert quick._has_words == (not more)
+
+
+@pytest.mark.parametrize("number", [10, 5000])
+def test_a_small_lead_is_enough_only_at_the_begin(number):
+    settings = {"excluded": [0], "single_precision": True}
+    quick, careful = TextUnigram(_PIECES, 0, **settings), Unigram(_PIECES, 0, **settings)
+    text = "▁ba" * number
+    assert quick.encode_piece(text) == careful.encode_piece(text)
+    assert ((1, 8) in set(zip(quick.encode_piece(text), quick.encode_piece(text)[1:], strict=False))) == (number > 10)
 
 
 def test_most_words_are_looked_at_once(monkeypatch):

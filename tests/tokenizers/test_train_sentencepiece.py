@@ -3,8 +3,8 @@ import pytest
 from jaxllm.tokenizers.sentencepiece_model import serialize_sentencepiece
 from jaxllm.tokenizers.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.train_sentencepiece import train_sentencepiece
-from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import charsmap, library
+from tests.tokenizers.mixed_texts import mixed_texts
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from jaxllm.tokenizers.sentencepiece_model import read_sentencepiece
 from jaxllm.tokenizers.unigram import Unigram
-from tests.tokenizers.mixed_texts import mixed_texts
 from tests.tokenizers.library_models import library, train
+from tests.tokenizers.mixed_texts import mixed_texts
 
 _PIECES = [("<unk>", 0.0), ("a", -2.0), ("b", -3.0), ("ab", -3.5), ("aba", -4.0), ("c", -2.5), ("bc", -4.5)]
 _BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
@@ -52,12 +52,19 @@ def test_unknown_characters():
         Unigram(_PIECES).encode_piece("axb")
 
 
+@pytest.mark.parametrize("score, expected", [(-14.9, (1, 2)), (-15.1, (0, 3))])
+def test_what_an_unknown_character_costs(score, expected):
+    """It costs 10 more than the least probable token, so here 40."""
+    vocabulary = Unigram([("<unk>", 0.0), ("xa", -30.0), ("b", score), ("ab", -5.0)], 0)
+    assert vocabulary.encode_piece("xab") == expected
+
+
 def test_excluded_and_user_defined_tokens():
     vocabulary = Unigram([("<s>", 0.0), ("<", -5.0), ("s", -1.0), (">", -5.0), ("x>s", -9.0)], None, excluded=[0])
     assert vocabulary.encode_piece("<s>") == (1, 2, 3)
     assert Unigram(vocabulary.pieces, None).encode_piece("<s>") == (0,)
     # A user-defined token counts 0.1 for each byte but the first, whatever its own score.
-    preferred = [("a", -1.0), ("b", -1.0), ("ab", -1.04), ("ba", -99.0)]
+    preferred = [("a", -1.0), ("b", -1.0), ("ab", -0.96), ("ba", -99.0)]
     assert Unigram(preferred, user_defined=[3]).encode_piece("abab") == (0, 3, 1)
     assert Unigram([*preferred[:2], ("ab", -0.94), preferred[3]], user_defined=[3]).encode_piece("abab") == (2, 2)
     one = Unigram([("<unk>", 0.0), ("é", 0.0), ("a", -1.0)], 0, excluded=[0, 1])

@@ -96,9 +96,7 @@ def test_vocabularies_that_are_refused(kind, vocab, message):
 @pytest.mark.parametrize("vocabulary", [WordPiece({"a": 0}), WordLevel({"a": 0}, unk_token="[UNK]")])
 def test_what_is_unknown_where_no_token_is_for_it(vocabulary):
     assert vocabulary.encode_piece("a") == (0,)
-    with pytest.raises(
-        ValueError, match=r"'b' can't be made of the vocabulary's 1 tokens, and .* '\[UNK\]' is not one"
-    ):
+    with pytest.raises(ValueError, match=r"'b' can't be made of the vocabulary's 1 tokens, .* '\[UNK\]' is not one"):
         vocabulary.encode_piece("b")
 
 
