@@ -28,7 +28,7 @@ class ChatFormat:
     """the Jinja template"""
 
     control_tokens: tuple[str, ...]
-    """the special tokens it writes besides those of `variables`"""
+    """the tokens it writes besides those of `variables`; some vocabularies have them as words, not as special tokens"""
 
     variables: tuple[tuple[str, str], ...]
     """the special tokens that the template knows by a variable, and what they usually are"""
@@ -45,16 +45,17 @@ class ChatFormat:
         if unknown:
             known = [variable for variable, _ in self.variables]
             raise ValueError(f"the chat format {self.name!r} has no {sorted(unknown)}; it has {known}")
-        return ChatTemplate(self.source, dict(self.variables) | special_tokens)
+        return ChatTemplate(self.source, dict(self.variables) | special_tokens, control_tokens=self.control_tokens)
 
     def template_for(self, tokenizer: Tokenizer, **special_tokens: str) -> ChatTemplate:
         """The template, after a look whether the vocabulary has its control tokens. Raises ValueError if not."""
         template = self.template(**special_tokens)
         needed = [*template.special_tokens.values(), *self.control_tokens]
-        missing = [token for token in needed if token not in tokenizer.special_tokens]
+        words = {token.content for token in getattr(tokenizer, "added_tokens", ())}
+        missing = [token for token in needed if token not in words and token not in tokenizer.special_tokens]
         if missing:
             raise ValueError(
-                f"the chat format {self.name!r} needs the special tokens {missing}, which the vocabulary lacks; add "
+                f"the chat format {self.name!r} needs the tokens {missing}, which the vocabulary lacks; add "
                 "them, or choose another format"
             )
         return template

@@ -13,16 +13,19 @@ puts one together from pieces of its own and of the conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from traceback import walk_tb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jaxllm.tokenizers.added_tokens import AddedToken
 from jaxllm.tokenizers.marked_text import DATA, GENERATED, LAST, MarkedText, marks_of, spread
-from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.tokenizers.stages import Span
 from jaxllm.tokenizers.template_budget import Budget, ChatTemplateError, RenderLimits, Stopped, release, use
+
+if TYPE_CHECKING:
+    from jaxllm.tokenizers.pipeline import PipelineTokenizer
 
 Message = Mapping[str, Any]
 """With "role" and "content", and whatever else the template looks at."""
@@ -55,15 +58,20 @@ class ChatTemplate:
         source: str,
         special_tokens: Mapping[str, str] | None = None,
         *,
+        control_tokens: Collection[str] = (),
         limits: RenderLimits | None = None,
         now: Callable[[], datetime] = datetime.now,
     ):
-        """special_tokens: by variable, {"bos_token": "<s>"}. now: the clock for templates that write the date.
+        """special_tokens: by variable, {"bos_token": "<s>"}. control_tokens: tokens that only the template may write,
+        besides those that are special: some vocabularies have the marks of a turn as words. now: the clock for
+        templates that write the date.
 
         Raises ChatTemplateError, a ValueError, if the source is no template.
         """
         self.source, self.special_tokens = source, dict(special_tokens or {})
+        self.control_tokens = frozenset(control_tokens)
         self.limits, self._now = limits or RenderLimits(), now
+        self._strict: tuple[PipelineTokenizer, PipelineTokenizer, str] | None = None
         for name, token in self.special_tokens.items():
             if not isinstance(token, str):
                 raise ValueError(f"the special token {name} must be a string, got {token!r}")
@@ -71,7 +79,7 @@ class ChatTemplate:
         """whether the template says, in {% generation %} blocks, what the assistant's text is"""
 
     def __reduce__(self):
-        return _rebuild, (self.source, self.special_tokens, self.limits, self._now)
+        return _rebuild, (self.source, self.special_tokens, self.control_tokens, self.limits, self._now)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, name: str = "default", **settings: Any) -> ChatTemplate:
@@ -117,7 +125,7 @@ class ChatTemplate:
 
     def encode(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: PipelineTokenizer,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
@@ -133,9 +141,25 @@ class ChatTemplate:
         tokens are added. Arguments and errors are those of `render`, and those of tokenizer.encode.
         """
         marked = self._render(messages, tools, add_generation_prompt, continue_last_message, variables)
-        ids, spans = _encode(tokenizer, marked, trusted=special_in_content)
+        if special_in_content or not _smuggles(marked, {*tokenizer.special_tokens, *self.control_tokens}):
+            ids, spans = tokenizer.encode_with_offsets(str.__str__(marked), allowed_special="all")
+        else:
+            ids, spans = _encode_apart(*self._strict_tokenizer(tokenizer, marked), marked)
         mask = _assistant_mask(marks_of(marked), spans) if self.marks_assistant else None
         return EncodedChat(str.__str__(marked), ids, mask)
+
+    def _strict_tokenizer(self, tokenizer: PipelineTokenizer, text: str) -> tuple[PipelineTokenizer, str]:
+        """The tokenizer with all control tokens special, so that what is not asked for stays text, and one more special
+        token, whose name the text doesn't have."""
+        if self._strict is None or self._strict[0] is not tokenizer or self._strict[2] in text:
+            spare = "\ufdd0"
+            while spare in text:
+                spare += "\ufdd1"
+            control = self.control_tokens
+            added = [replace(t, special=True) if t.content in control else t for t in tokenizer.added_tokens]
+            added.append(AddedToken(spare, tokenizer.vocab_size))
+            self._strict = tokenizer, tokenizer.replace(added_tokens=added), spare
+        return self._strict[1:]
 
     def _render(
         self, messages: Sequence[Message], tools: Any, prompt: bool, continued: bool, variables: Mapping[str, Any]
@@ -159,8 +183,8 @@ class ChatTemplate:
         return marked[: end + 1]
 
 
-def _rebuild(source: str, special: Mapping[str, str], limits: RenderLimits, now: Callable) -> ChatTemplate:
-    return ChatTemplate(source, special, limits=limits, now=now)
+def _rebuild(source, special_tokens, control_tokens, limits, now) -> ChatTemplate:
+    return ChatTemplate(source, special_tokens, control_tokens=control_tokens, limits=limits, now=now)
 
 
 def _compile(source: str, now: Callable[[], datetime]) -> tuple[Any, bool]:
@@ -260,16 +284,24 @@ def _data(value: Any, where: str, depth: int = 0) -> Any:
     )
 
 
-def _encode(tokenizer: Tokenizer, marked: str, trusted: bool) -> tuple[list[int], list[Span]]:
-    text, marks = str.__str__(marked), marks_of(marked)
-    special = tokenizer.special_tokens
-    names = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
-    if trusted or not any(_has_data(marks, *found.span()) for found in names.finditer(text)):
-        return tokenizer.encode_with_offsets(text, allowed_special="all")
-    # Here the conversation has a token's name. What is between the template's own tokens is encoded by itself.
+def _names(tokens: Collection[str]) -> re.Pattern:
+    """Finds the leftmost, and of those that begin at one place the longest."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _smuggles(marked: str, tokens: Collection[str]) -> bool:
+    """Whether the conversation has, or takes part in, the name of a token."""
+    marks = marks_of(marked)
+    return any(_has_data(marks, *found.span()) for found in _names(tokens).finditer(marked))
+
+
+def _encode_apart(tokenizer: PipelineTokenizer, spare: str, marked: str) -> tuple[list[int], list[Span]]:
+    text, marks, special = str.__str__(marked), marks_of(marked), tokenizer.special_tokens
+    names = _names(special)
+    # What is between the template's own tokens is encoded by itself.
     ids, spans, before = [], [], ""
     for begin, end in _between(names, text, marks):
-        found, places = _ordinary(tokenizer, text[begin:end], before)
+        found, places = _ordinary(tokenizer, text[begin:end], before, spare)
         ids += found
         spans += [(begin + left, begin + right) for left, right in places]
         if following := names.match(text, end):
@@ -293,27 +325,17 @@ def _between(names: re.Pattern, text: str, marks: bytes) -> list[Span]:
     return [*stretches, (begin, len(text))]
 
 
-def _ordinary(tokenizer: Tokenizer, text: str, before: str) -> tuple[list[int], list[Span]]:
+def _ordinary(tokenizer: PipelineTokenizer, text: str, before: str, spare: str) -> tuple[list[int], list[Span]]:
     """The ids of a text in which nothing is special, but which may stand behind a special token.
 
-    Some vocabularies treat the begin of a text differently, so it is encoded behind a token whose name it has not.
+    Some vocabularies treat the begin of a text differently, so it is encoded behind a token whose name it has not: best
+    the one that really stands there, since some take white space that follows.
     """
     if not before or not text:
         return tokenizer.encode_with_offsets(text)
-    for name in [before, *tokenizer.special_tokens]:
-        if name in text:
-            continue
-        ids, spans = tokenizer.encode_with_offsets(name + text, allowed_special={name})
-        # Some tokens take white space that follows, and then only the one that really stands there will do.
-        if name == before or spans[0] == (0, len(name)):
-            return ids[1:], [(left - len(name), right - len(name)) for left, right in spans[1:]]
-    # It has the names of all: it is cut within the last of them.
-    cut = max(text.index(name) + len(name) - 1 for name in tokenizer.special_tokens if name in text)
-    if cut == 0:
-        return tokenizer.encode_with_offsets(text)
-    ids, spans = _ordinary(tokenizer, text[:cut], before)
-    rest, places = _ordinary(tokenizer, text[cut:], before)
-    return ids + rest, spans + [(left + cut, right + cut) for left, right in places]
+    name = spare if before in text else before
+    ids, spans = tokenizer.encode_with_offsets(name + text, allowed_special={name})
+    return ids[1:], [(left - len(name), right - len(name)) for left, right in spans[1:]]
 
 
 def _assistant_mask(marks: bytes, spans: Sequence[Span]) -> list[int]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from os import PathLike
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.tokenizers.added_tokens import AddedToken, AddedTokenFinder
@@ -138,6 +139,17 @@ class PipelineTokenizer:
                 else:
                     ids.append(token.id)
         return self.template.apply(ids)[0] if add_special_tokens and self.template else ids
+
+    def sample(self, text: str, random: Random, **settings: float) -> list[int]:
+        """Ids of a text in which nothing is special, drawn at random for subword regularization.
+
+        settings are those of the vocabulary's own `sample`: `alpha` with Unigram (Kudo 2018), `dropout` with byte pair
+        encoding on characters (Provilkov et al. 2020). Raises ValueError for a vocabulary that has one way only.
+        """
+        draw = getattr(self.vocabulary, "sample", None)
+        if draw is None:
+            raise ValueError(f"a {type(self.vocabulary).__name__} has one way to encode a text, none to draw from")
+        return [i for piece in self.pieces(text) for i in draw(piece, random, **settings)]
 
     def encode_with_offsets(
         self,

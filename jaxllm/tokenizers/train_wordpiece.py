@@ -5,9 +5,9 @@ Words begin as characters, those after the first with the prefix. The pair (a, b
     count(ab) / (count(a) count(b))
 
 is the highest. Its logarithm is, but for a constant, how much likelier an occurrence of the pair becomes by being one
-token, under a model of independent tokens (after Schuster and Nakajima 2012). It prefers characters that are seldom apart to pairs that are merely frequent.
-Hugging Face's trainer of the same name doesn't do this: it is its byte pair encoding trainer, which joins the most
-frequent pair, and only writes the tokens with prefixes.
+token, under a model of independent tokens (after Schuster and Nakajima 2012). It prefers characters that are seldom
+apart to pairs that are merely frequent. Hugging Face's trainer of the same name doesn't do this: it is its byte pair
+encoding trainer, which joins the most frequent pair, and only writes the tokens with prefixes.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from jaxllm.tokenizers.added_tokens import AddedToken
 from jaxllm.tokenizers.chat_formats import CHAT_FORMATS
 from jaxllm.tokenizers.chat_template import ChatTemplate
 from jaxllm.tokenizers.template_budget import ChatTemplateError
@@ -187,5 +188,14 @@ def test_a_vocabulary_without_the_control_tokens():
     class Other:
         special_tokens = {"<bos>": 0, "<end_of_turn>": 1}
 
-    with pytest.raises(ValueError, match=r"'gemma' needs the special tokens \['<start_of_turn>'\], which the vocabul"):
+    with pytest.raises(ValueError, match=r"'gemma' needs the tokens \['<start_of_turn>'\], which the vocabul"):
         CHAT_FORMATS["gemma"].template_for(Other())
+
+
+def test_a_vocabulary_that_has_the_control_tokens_as_words():
+    class Words:
+        special_tokens = {"<bos>": 0}
+        added_tokens = tuple(AddedToken(name, 1, special=False) for name in ("<start_of_turn>", "<end_of_turn>"))
+
+    template = CHAT_FORMATS["gemma"].template_for(Words())
+    assert template.control_tokens == {"<start_of_turn>", "<end_of_turn>"}

@@ -71,6 +71,19 @@ def test_files_are_read_alike_by_the_tokenizers_library(trained, texts, tmp_path
         assert tokenizer.encode(text, add_special_tokens=True) == library.encode(text).ids
 
 
+def test_ids_drawn_at_random_are_the_same_text(trained, texts):
+    kind, tokenizer = trained
+    settings = {"unigram": {"alpha": 0.2}, "sentencepiece_bpe": {"dropout": 0.5}}.get(kind)
+    if settings is None:
+        with pytest.raises(ValueError, match="has one way to encode a text, none to draw from"):
+            tokenizer.sample("text", random.Random(0))
+        return
+    drawn = {tuple(tokenizer.sample(texts[0][:60], random.Random(seed), **settings)) for seed in range(20)}
+    assert len(drawn) > 10 and {tokenizer.decode(ids) for ids in drawn} == {texts[0][:60]}
+    again = tuple(tokenizer.sample(texts[0][:60], random.Random(3), **settings))
+    assert again in drawn
+
+
 def test_the_order_of_texts_changes_nothing(trained, texts):
     kind, tokenizer = trained
     again = train(TokenizerConfig(kind=kind, vocab_size=600), reversed(texts))
