@@ -204,8 +204,9 @@ def measure_memory(texts: list[str], size: int, gigabytes: float, processes: int
     seconds = time.perf_counter() - begin
     print(
         f"training {size:,} ids on {gigabytes} GB in {processes} process(es): {seconds:.0f} s, "
-        f"{counting:.0f} s of them for counting {len(pieces):,} distinct pieces\npeak memory: {before:,.0f} MB with the corpus in memory, "
-        f"{counted:,.0f} MB when the pieces were counted, {peak():,.0f} MB in all"
+        f"{counting:.0f} s of them for counting {len(pieces):,} distinct pieces\n"
+        f"peak memory: {before:,.0f} MB with the corpus in memory, {counted:,.0f} MB when the pieces were counted, "
+        f"{peak():,.0f} MB in all"
     )
 
 

@@ -69,7 +69,7 @@ def test_an_unknown_token_is_no_number():
 
 
 def test_real_vocabularies(shared):
-    """cl100k has all numbers of up to three digits as tokens, and none longer; GPT-2 has 907, whichever were frequent."""
+    """cl100k has all numbers of up to three digits as tokens, and none longer; GPT-2 has the 907 most frequent."""
     tokenizers = {
         "gpt2": load(shared("tokenizers/gpt2")),
         "cl100k": load(shared("tokenizers/tiktoken/cl100k_base.tiktoken")),

@@ -80,6 +80,23 @@ def test_gaps_between_ids_are_filled():
     assert written.token_type == (1, 1, 5, 5, 1)
 
 
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", "x| 1234| y|'|LL"),
+        ("smollm", "x| |1|2|3|4| y|'|LL"),
+        ("llama-bpe", "x| |123|4| y|'LL"),
+        ("qwen2", "x| |1|2|3|4| y|'LL"),
+        ("gpt-4o", "x| |123|4| y'LL"),
+        ("falcon", "x| |123|4| y|'|LL"),
+    ],
+)
+def test_the_name_of_a_cut_decides_the_pieces(pre, pieces):
+    tokenizer = tokenizer_of(dataclasses.replace(SMALL, pre=pre))
+    assert tokenizer.pieces("x 1234 y'LL") == pieces.split("|")
+    assert tokenizer.vocabulary.ignore_merges == (pre == "llama-bpe")
+
+
 def test_words_added_by_hand_are_user_defined():
     fields = dataclasses.replace(SMALL, token_type=(1, 1, 1, 4, 3))
     fields = dataclasses.replace(fields, roles={})

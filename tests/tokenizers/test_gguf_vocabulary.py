@@ -47,6 +47,17 @@ def test_the_package_reads_the_fields_under_their_names(gguf, tmp_path):
     assert bytes(fields[keys.PRECOMPILED_CHARSMAP].contents()) == bytes(range(256))
 
 
+def test_bytes_may_be_written_as_signed_numbers(gguf, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_string("tokenizer.ggml.model", "t5")
+    writer.add_array("tokenizer.ggml.tokens", ["a"])
+    writer.add_array("tokenizer.ggml.precompiled_charsmap", [-1, 5, -128])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert read_gguf_vocabulary(tmp_path / "x.gguf").precompiled_charsmap == b"\xff\x05\x80"
+
+
 def test_types_of_tokens_are_numbered_as_in_the_package(gguf):
     assert {kind.name: int(kind) for kind in TokenType} == {kind.name: int(kind) for kind in gguf.TokenType}
     assert GGUFVocabulary("t5", ("a", "b", "c"), token_type=(1, 3, 3)).ids_of(TokenType.CONTROL) == [1, 2]
