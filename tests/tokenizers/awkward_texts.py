@@ -13,7 +13,7 @@ _BLOCKS = [
     *((0x3400, 0x4DB5), (0x4E00, 0x9FCC), (0xAC00, 0xD7A3), (0xE000, 0xFAFF), (0xFB00, 0xFFFF), (0x1D100, 0x1D7FF)),
     *((0x10000, 0x100FA), (0x1F300, 0x1F64F), (0x20000, 0x2FA1D)),
 ]
-_COMMON = " \n\t\r.,'!?-_abcABC123 \u3000\xa0éÉe\u0301\u0323ﬁ½²Σσİßſ가각ᄀ\u1161\u11a8中文🙂\u200d\x00\x1c\x85"
+_COMMON = " $+<=>^`|~\n\t\r.,'!?-_abcABC123 \u3000\xa0éÉe\u0301\u0323ﬁ½²Σσİßſ가각ᄀ\u1161\u11a8中文🙂\u200d\x00\x1c\x85"
 
 
 def awkward_texts(count: int, longest: int = 24, seed: int = 0) -> Iterator[str]:
