@@ -36,12 +36,12 @@ from jaxllm.data.documents import read_documents
 from jaxllm.data.stdlib import stdlib_documents
 from jaxllm.tokenizers import PipelineTokenizer, train_byte_bpe
 from jaxllm.tokenizers.bulk_encoding import BulkEncoder
-from jaxllm.tokenizers.byte_alphabet import to_text
 from jaxllm.tokenizers.compiled_backend import CompiledTokenizer
-from jaxllm.tokenizers.counting import count_pieces
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, splitter
-from jaxllm.tokenizers.tiktoken_files import ranks_of
-from jaxllm.tokenizers.train_byte_bpe import learn_byte_bpe
+from jaxllm.tokenizers.formats.tiktoken_files import ranks_of
+from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS, splitter
+from jaxllm.tokenizers.training.counting import count_pieces
+from jaxllm.tokenizers.training.train_byte_bpe import learn_byte_bpe
+from jaxllm.tokenizers.vocabularies.byte_alphabet import to_text
 
 SPLIT = SPLIT_PATTERNS["cl100k"]
 

@@ -111,7 +111,7 @@ def decode(options: argparse.Namespace) -> int:
 
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
-    from jaxllm.tokenizers.formats import Format
+    from jaxllm.tokenizers.formats.load_and_write import Format
 
     parser.add_argument("tokenizer", help=TOKENIZER)
     parser.add_argument("out", type=Path, help="where it is written: a directory for huggingface and gpt2, else a file")
@@ -121,7 +121,7 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
 def convert(options: argparse.Namespace) -> int:
     """Write a tokenizer in another format; what the format can't express is refused."""
     from jaxllm.tokenizers import load
-    from jaxllm.tokenizers.formats import write
+    from jaxllm.tokenizers.formats.load_and_write import write
 
     tokenizer = load(options.tokenizer)
     _refuse_existing(options.out)

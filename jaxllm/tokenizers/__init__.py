@@ -9,12 +9,12 @@ Every tokenizer is a `PipelineTokenizer`: the same stages, filled in by each fam
 """
 
 from jaxllm.tokenizers.config import TokenizerConfig
-from jaxllm.tokenizers.formats import load
+from jaxllm.tokenizers.formats.load_and_write import load, write
 from jaxllm.tokenizers.kinds import train
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
 from jaxllm.tokenizers.protocol import END_OF_TEXT, Encoding, Tokenizer
 from jaxllm.tokenizers.streaming import StreamingDecoder
-from jaxllm.tokenizers.train_byte_bpe import train_byte_bpe
+from jaxllm.tokenizers.training.train_byte_bpe import train_byte_bpe
 
 __all__ = [
     "END_OF_TEXT",
@@ -26,4 +26,5 @@ __all__ = [
     "load",
     "train",
     "train_byte_bpe",
+    "write",
 ]

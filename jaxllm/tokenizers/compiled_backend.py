@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jaxllm.tokenizers.byte_bpe import ByteLevelBPE
-from jaxllm.tokenizers.cuts import Split
-from jaxllm.tokenizers.patterns import Regex
+from jaxllm.tokenizers.formats.tiktoken_files import ranks_of
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
-from jaxllm.tokenizers.split_patterns import TOTAL_PATTERNS
-from jaxllm.tokenizers.tiktoken_files import ranks_of
+from jaxllm.tokenizers.preparation.cuts import Split
+from jaxllm.tokenizers.preparation.patterns import Regex
+from jaxllm.tokenizers.preparation.split_patterns import TOTAL_PATTERNS
+from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
 
 PROBE = (
     "Once upon a time there were 1234567 dragons, weren't there? I'LL say they'd'VE seen 3.14159 of them.\r\n\r\n\t"

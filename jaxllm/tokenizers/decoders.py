@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxllm.tokenizers.byte_alphabet import ALPHABET, to_bytes
+from jaxllm.tokenizers.vocabularies.byte_alphabet import ALPHABET, to_bytes
 
 # What Hugging Face's cleanup replaces, in its order.
 _CLEANED = [(f" {mark}", mark) for mark in (".", "?", "!", ",")]

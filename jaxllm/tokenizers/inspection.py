@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.tokenizers.byte_alphabet import to_text
 from jaxllm.tokenizers.protocol import Tokenizer
+from jaxllm.tokenizers.vocabularies.byte_alphabet import to_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from jaxllm.tokenizers import normalizers
 from jaxllm.tokenizers.added_tokens import AddedToken
-from jaxllm.tokenizers.byte_bpe import ByteLevelBPE
-from jaxllm.tokenizers.character_bpe import CharacterBPE
 from jaxllm.tokenizers.config import BERT_TOKENS, TokenizerConfig
-from jaxllm.tokenizers.counting import count_pieces
-from jaxllm.tokenizers.cuts import BertPreTokenizer, Split, Whitespace
 from jaxllm.tokenizers.decoders import ByteFallback, ByteLevel, Decoder, Fuse, Replace, Strip, WordPiece, Words
-from jaxllm.tokenizers.formats import load
-from jaxllm.tokenizers.metaspace import META, Metaspace
-from jaxllm.tokenizers.patterns import Regex, String
+from jaxllm.tokenizers.formats.load_and_write import load
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
+from jaxllm.tokenizers.preparation import normalizers
+from jaxllm.tokenizers.preparation.cuts import BertPreTokenizer, Split, Whitespace
+from jaxllm.tokenizers.preparation.metaspace import META, Metaspace
+from jaxllm.tokenizers.preparation.patterns import Regex, String
+from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 from jaxllm.tokenizers.protocol import END_OF_TEXT
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 from jaxllm.tokenizers.stages import Cut, Preparation, Rewrite, Vocabulary
 from jaxllm.tokenizers.template import Template
-from jaxllm.tokenizers.train_byte_bpe import learn_byte_bpe
-from jaxllm.tokenizers.train_character_bpe import learn_character_bpe
-from jaxllm.tokenizers.train_unigram import learn_unigram
-from jaxllm.tokenizers.train_wordpiece import train_wordpiece
-from jaxllm.tokenizers.unigram import Unigram
-from jaxllm.tokenizers.wordpiece import WordLevel
+from jaxllm.tokenizers.training.counting import count_pieces
+from jaxllm.tokenizers.training.train_byte_bpe import learn_byte_bpe
+from jaxllm.tokenizers.training.train_character_bpe import learn_character_bpe
+from jaxllm.tokenizers.training.train_unigram import learn_unigram
+from jaxllm.tokenizers.training.train_wordpiece import train_wordpiece
+from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
+from jaxllm.tokenizers.vocabularies.character_bpe import CharacterBPE
+from jaxllm.tokenizers.vocabularies.unigram import Unigram
+from jaxllm.tokenizers.vocabularies.wordpiece import WordLevel
 
 _UNKNOWN = "<unk>"
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllm.tokenizers.added_tokens import AddedToken, AddedTokenFinder
 from jaxllm.tokenizers.decoders import Decoder
-from jaxllm.tokenizers.metaspace import Metaspace
-from jaxllm.tokenizers.normalizers import rewrite_aligned
+from jaxllm.tokenizers.preparation.metaspace import Metaspace
+from jaxllm.tokenizers.preparation.normalizers import rewrite_aligned
 from jaxllm.tokenizers.protocol import AllowedSpecial, Encoding
 from jaxllm.tokenizers.stages import Cut, Preparation, Rewrite, Span, Vocabulary
 from jaxllm.tokenizers.template import Template
 
 if TYPE_CHECKING:
-    from jaxllm.tokenizers.chat_template import EncodedChat
+    from jaxllm.tokenizers.chat.chat_template import EncodedChat
 
 _CACHE_PIECES = 1 << 18
 _CACHE_LONGEST = 64
@@ -194,12 +194,12 @@ class PipelineTokenizer:
 
         Raises ValueError if there is no template, and what ChatTemplate raises.
         """
-        from jaxllm.tokenizers.chat_template import ChatTemplate
+        from jaxllm.tokenizers.chat.chat_template import ChatTemplate
 
         if self.chat_template is None:
             raise ValueError(
-                "this tokenizer has no chat template; choose one of jaxllm.tokenizers.chat_formats.CHAT_FORMATS, and "
-                "use its template_for(tokenizer)"
+                "this tokenizer has no chat template; choose one of jaxllm.tokenizers.chat.chat_formats.CHAT_FORMATS, "
+                "and use its template_for(tokenizer)"
             )
         return ChatTemplate(self.chat_template, self.roles).encode(self, messages, **settings)
 
@@ -221,14 +221,14 @@ class PipelineTokenizer:
             raise self._out_of_range(token) from None
 
     def fingerprint(self) -> str:
-        from jaxllm.tokenizers.tokenizer_json import describe
+        from jaxllm.tokenizers.formats.tokenizer_json import describe
 
         content = {"tokenizer": describe(self), "roles": self.roles}
         text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, directory: str | PathLike[str]) -> None:
-        from jaxllm.tokenizers.folder import write_folder
+        from jaxllm.tokenizers.formats.folder import write_folder
 
         write_folder(self, directory)
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxllm.tokenizers.added_tokens import AddedToken
-from jaxllm.tokenizers.byte_bpe import ByteLevelBPE
-from jaxllm.tokenizers.character_bpe import CharacterBPE
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
-from jaxllm.tokenizers.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.stages import Vocabulary
 from jaxllm.tokenizers.template import Template
-from jaxllm.tokenizers.unigram import Unigram
-from jaxllm.tokenizers.wordpiece import WordLevel, WordPiece
+from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
+from jaxllm.tokenizers.vocabularies.character_bpe import CharacterBPE
+from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
+from jaxllm.tokenizers.vocabularies.unigram import Unigram
+from jaxllm.tokenizers.vocabularies.wordpiece import WordLevel, WordPiece
 
 Sources = list[list[int]]
 """For each new id, the old ids whose mean its row of a table starts from."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from random import Random
 
-from jaxllm.tokenizers.unicode_classes import class_of
+from jaxllm.tokenizers.preparation.unicode_classes import class_of
 
 _CODE = [
     "def f(x):\n",

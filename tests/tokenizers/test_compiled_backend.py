@@ -5,12 +5,12 @@ import pytest
 
 from jaxllm.tokenizers import END_OF_TEXT, Tokenizer, TokenizerConfig, compiled_backend, train
 from jaxllm.tokenizers.added_tokens import AddedToken
-from jaxllm.tokenizers.byte_bpe import ByteLevelBPE
 from jaxllm.tokenizers.compiled_backend import PROBE, CompiledTokenizer
-from jaxllm.tokenizers.cuts import Split
-from jaxllm.tokenizers.normalizers import NFC
-from jaxllm.tokenizers.patterns import Regex
-from jaxllm.tokenizers.tiktoken_files import read_tiktoken
+from jaxllm.tokenizers.formats.tiktoken_files import read_tiktoken
+from jaxllm.tokenizers.preparation.cuts import Split
+from jaxllm.tokenizers.preparation.normalizers import NFC
+from jaxllm.tokenizers.preparation.patterns import Regex
+from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
 from tests.tokenizers.fuzz_texts import fuzz_texts
 
 tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed (make parity)")

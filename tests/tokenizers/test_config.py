@@ -3,7 +3,7 @@ import pytest
 from jaxllm.config import from_json, to_json
 from jaxllm.tokenizers import TokenizerConfig
 from jaxllm.tokenizers.config import Split
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
+from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 
 
 def test_a_config_goes_to_json_and_back():
@@ -20,12 +20,13 @@ def test_the_names_of_splits_are_those_of_the_patterns():
     [
         (
             {"kind": "bpe"},
-            "tokenizer.kind must be one of byte_bpe, unigram, sentencepiece_bpe, wordpiece, word, character, byte, got 'bpe'",
+            "tokenizer.kind must be one of byte_bpe, unigram, sentencepiece_bpe, wordpiece, word, character, byte, "
+            "got 'bpe'",
         ),
         (
             {"split": "o300k"},
-            "tokenizer.split must be one of gpt2, cl100k, llama3, qwen2, o200k, deepseek-llm, deepseek-coder, deepseek-v3, "
-            "got 'o300k'",
+            "tokenizer.split must be one of gpt2, cl100k, llama3, qwen2, o200k, deepseek-llm, deepseek-coder, "
+            "deepseek-v3, got 'o300k'",
         ),
         (
             {"normalization": ("nfc", "upper")},

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from jaxllm.tokenizers import PipelineTokenizer, load, train_byte_bpe
-from jaxllm.tokenizers.cuts import WhitespaceSplit
 from jaxllm.tokenizers.inspection import merge_trace, reachability, token_use, undertrained_tokens
-from jaxllm.tokenizers.wordpiece import WordPiece
+from jaxllm.tokenizers.preparation.cuts import WhitespaceSplit
+from jaxllm.tokenizers.vocabularies.wordpiece import WordPiece
 
 
 class Letters:

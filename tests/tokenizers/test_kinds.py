@@ -4,9 +4,9 @@ import pytest
 
 from jaxllm.tokenizers import END_OF_TEXT, PipelineTokenizer, Tokenizer, TokenizerConfig, load, train
 from jaxllm.tokenizers.config import Kind
-from jaxllm.tokenizers.cuts import Split
-from jaxllm.tokenizers.patterns import Regex
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
+from jaxllm.tokenizers.preparation.cuts import Split
+from jaxllm.tokenizers.preparation.patterns import Regex
+from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 
 KINDS = Kind.__args__
 LOSSLESS = ("byte_bpe", "unigram", "sentencepiece_bpe", "byte")

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllm.tokenizers.added_tokens import AddedToken
-from jaxllm.tokenizers.byte_bpe import ByteLevelBPE
-from jaxllm.tokenizers.cuts import Split
 from jaxllm.tokenizers.decoders import ByteLevel, Decoder, Fuse, Replace, Strip
-from jaxllm.tokenizers.metaspace import Metaspace
-from jaxllm.tokenizers.normalizers import NFC, NFKC, Lowercase
-from jaxllm.tokenizers.patterns import Regex
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
+from jaxllm.tokenizers.preparation.cuts import Split
+from jaxllm.tokenizers.preparation.metaspace import Metaspace
+from jaxllm.tokenizers.preparation.normalizers import NFC, NFKC, Lowercase
+from jaxllm.tokenizers.preparation.patterns import Regex
+from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS
 from jaxllm.tokenizers.protocol import Tokenizer
-from jaxllm.tokenizers.split_patterns import SPLIT_PATTERNS
 from jaxllm.tokenizers.streaming import StreamingDecoder
 from jaxllm.tokenizers.template import Template
-from jaxllm.tokenizers.train_byte_bpe import learn_merges
+from jaxllm.tokenizers.training.train_byte_bpe import learn_merges
+from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
 
 END, USER = "<|end|>", "<|user|>"
 CUT = Split(Regex(SPLIT_PATTERNS["gpt2"]))

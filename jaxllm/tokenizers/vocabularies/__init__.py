@@ -1,0 +1,1 @@
+"""How a piece becomes ids: merges, probabilities, or the longest match."""
