@@ -17,7 +17,7 @@ from jaxllm.tokenizers.preparation.patterns import Regex, String
 from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS, SPLIT_SEQUENCES
 from jaxllm.tokenizers.protocol import END_OF_TEXT
 from jaxllm.tokenizers.stages import Cut, Preparation, Rewrite, Vocabulary
-from jaxllm.tokenizers.template import Template
+from jaxllm.tokenizers.template import bert_template
 from jaxllm.tokenizers.training.counting import count_pieces
 from jaxllm.tokenizers.training.train_byte_bpe import learn_byte_bpe
 from jaxllm.tokenizers.training.train_character_bpe import learn_character_bpe
@@ -125,9 +125,7 @@ def _compose(config: TokenizerConfig, vocabulary: Vocabulary, normalizer, steps,
     template = None
     if config.kind == "wordpiece":
         roles |= {f"{name.strip('[]').lower()}_token": name for name in BERT_TOKENS}
-        begin, end = tokens["[CLS]"], tokens["[SEP]"]
-        head = ((begin, 0), ("A", 0), (end, 0))
-        template = Template(head, (*head, ("B", 1), (end, 1)))
+        template = bert_template(tokens["[CLS]"], tokens["[SEP]"])
     return PipelineTokenizer(
         vocabulary,
         added_tokens=added,

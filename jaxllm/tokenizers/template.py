@@ -37,3 +37,9 @@ class Template:
         places = [place for place, _ in self.single]
         at = places.index("A")
         return places[:at], places[at + 1 :]
+
+
+def bert_template(cls: int, sep: int) -> Template:
+    """BERT's order: [CLS] A [SEP], and [CLS] A [SEP] B [SEP] whose second text is another segment."""
+    head = ((cls, 0), ("A", 0), (sep, 0))
+    return Template(head, (*head, ("B", 1), (sep, 1)))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+from jaxllm.tokenizers.formats import storage
+
 
 def read_vocab(path: str | PathLike[str]) -> dict[str, int]:
     """The id of each token. Raises ValueError for a file that is not UTF-8, is empty, or has a token twice."""
@@ -40,4 +42,4 @@ def write_vocab(path: str | PathLike[str], vocab: Mapping[str, int]) -> None:
     bad = next((token for token in lines if not token or "\n" in token or token.endswith("\r")), None)
     if bad is not None:
         raise ValueError(f"the token {bad!r} can't be a line of a vocab.txt; write tokenizer.json instead")
-    Path(path).write_bytes("".join(f"{token}\n" for token in lines).encode("utf-8"))
+    storage.replace_file(path, "".join(f"{token}\n" for token in lines).encode("utf-8"))

@@ -6,12 +6,15 @@ in that file or beside it in `chat_template.jinja`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from jaxllm.tokenizers.added_tokens import AddedToken
 from jaxllm.tokenizers.formats import storage, tokenizer_json
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
+from jaxllm.tokenizers.stages import Vocabulary
 
 CONFIG_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 
@@ -47,8 +50,9 @@ def read_folder(path: str | PathLike[str]) -> PipelineTokenizer:
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     try:
-        tokenizer = tokenizer_json.parse(description, chat_template=template)
-        return tokenizer.replace(roles=_present(roles, tokenizer) or _guessed(tokenizer))
+        parts = tokenizer_json.parts(description)
+        roles = _present(roles, parts["vocabulary"], parts["added_tokens"]) or _guessed(parts["added_tokens"])
+        return PipelineTokenizer(**parts, roles=roles, chat_template=template)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -67,14 +71,15 @@ def _roles(config: dict[str, Any]) -> dict[str, str]:
     return roles
 
 
-def _present(roles: dict[str, str], tokenizer: PipelineTokenizer) -> dict[str, str]:
+def _present(roles: dict[str, str], vocabulary: Vocabulary, added: Sequence[AddedToken]) -> dict[str, str]:
     """Configs name tokens that their vocabulary never got, such as a pad_token; an end of text must be there."""
-    known = set(tokenizer.texts())
+    known = {token for _, token in vocabulary.tokens()} | {token.content for token in added}
     return {role: name for role, name in roles.items() if name in known or role == "eos_token"}
 
 
-def _guessed(tokenizer: PipelineTokenizer) -> dict[str, str]:
-    end = next((name for name in _ENDS if name in tokenizer.special_tokens), None)
+def _guessed(added: Sequence[AddedToken]) -> dict[str, str]:
+    special = {token.content for token in added if token.special}
+    end = next((name for name in _ENDS if name in special), None)
     return {"eos_token": end} if end else {}
 
 

@@ -7,7 +7,6 @@ and don't say which tokens are special.
 from __future__ import annotations
 
 import json
-import os
 from os import PathLike
 from pathlib import Path
 
@@ -103,16 +102,6 @@ def write_gpt2(directory: str | PathLike[str], tokenizer: PipelineTokenizer) -> 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(f"{to_text(left)} {to_text(right)}" for left, right in vocabulary.merges), ""]
-    _replace(directory / "merges.txt", "\n".join(lines))
+    storage.replace_file(directory / "merges.txt", "\n".join(lines).encode("utf-8"))
     ordered = dict(sorted(ids.items(), key=lambda item: item[1]))
-    _replace(directory / "vocab.json", json.dumps(ordered, ensure_ascii=False))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    storage.replace_file(directory / "vocab.json", json.dumps(ordered, ensure_ascii=False).encode("utf-8"))

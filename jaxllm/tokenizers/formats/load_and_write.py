@@ -24,7 +24,7 @@ from jaxllm.tokenizers.preparation.normalizers import BertNormalizer, Prepend
 from jaxllm.tokenizers.preparation.normalizers import Replace as ReplaceText
 from jaxllm.tokenizers.preparation.patterns import String
 from jaxllm.tokenizers.preparation.sentencepiece_normalizer import SentencePieceNormalizer
-from jaxllm.tokenizers.template import Template
+from jaxllm.tokenizers.template import bert_template
 from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
 from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.vocabularies.unigram import Unigram
@@ -121,15 +121,13 @@ def bert_tokenizer(path: str | PathLike[str]) -> PipelineTokenizer:
         raise ValueError(
             f"{path}: BERT's vocabularies have [UNK], [CLS] and [SEP], this one lacks {len(absent)} of them"
         )
-    cls, sep = vocab["[CLS]"], vocab["[SEP]"]
-    head = ((cls, 0), ("A", 0), (sep, 0))
     return PipelineTokenizer(
         WordPiece(vocab),
         added_tokens=[AddedToken(name, vocab[name]) for name in named.values()],
         normalizer=[BertNormalizer(lowercase=bool(lowercase))],
         pre_tokenizer=[BertPreTokenizer()],
         decoder=Decoder([WordPieceDecoder()]),
-        template=Template(head, (*head, ("B", 1), (sep, 1))),
+        template=bert_template(vocab["[CLS]"], vocab["[SEP]"]),
         roles=named | {"eos_token": "[SEP]"},
     )
 

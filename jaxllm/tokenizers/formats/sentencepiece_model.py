@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from jaxllm.tokenizers.formats import storage
 from jaxllm.tokenizers.preparation.metaspace import META
 from jaxllm.tokenizers.preparation.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.stages import Cut, Span
@@ -208,7 +209,7 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
 
 def write_sentencepiece(model: SentencePieceModel, path: str | PathLike[str]) -> None:
     """Writes a model file."""
-    Path(path).write_bytes(serialize_sentencepiece(model))
+    storage.replace_file(path, serialize_sentencepiece(model))
 
 
 def serialize_sentencepiece(model: SentencePieceModel) -> bytes:

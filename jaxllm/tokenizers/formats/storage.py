@@ -42,6 +42,17 @@ def write(directory: str | PathLike[str], files: Mapping[str, str]) -> None:
             os.rename(staged, directory)
 
 
+def replace_file(path: str | PathLike[str], data: bytes) -> None:
+    """Writes one file, whole or not at all. Raises OSError if it can't be written; what was there then stays."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def read(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
     """The path and the content of the tokenizer.json in a directory; `path` may also name the file itself.
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxllm.tokenizers.formats import storage
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
 from jaxllm.tokenizers.preparation.split_patterns import SPLIT_PATTERNS
 from jaxllm.tokenizers.protocol import END_OF_TEXT
@@ -105,16 +105,10 @@ def _entry(line: bytes) -> tuple[bytes, int]:
 
 def write_ranks(path: str | PathLike[str], ranks: Mapping[bytes, int]) -> None:
     """Writes a file that read_ranks and tiktoken read, in the order of ranks; whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     lines = [
         base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(ranks.items(), key=lambda item: item[1])
     ]
-    try:
-        partial.write_bytes(b"".join(lines))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    storage.replace_file(path, b"".join(lines))
 
 
 def ranks_of(vocabulary: ByteLevelBPE) -> dict[bytes, int]:

@@ -42,6 +42,14 @@ def describe(tokenizer: PipelineTokenizer) -> dict[str, Any]:
 def parse(description: Mapping[str, Any], **settings: Any) -> PipelineTokenizer:
     """The tokenizer of a JSON object. settings: what the object does not say, `roles` and `chat_template`.
 
+    Raises ValueError as `parts` does.
+    """
+    return PipelineTokenizer(**parts(description), **settings)
+
+
+def parts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of PipelineTokenizer that a JSON object says.
+
     Raises ValueError for an object that is malformed, and for one that asks for something that is not supported here:
     what that is, is named.
     """
@@ -51,16 +59,15 @@ def parse(description: Mapping[str, Any], **settings: Any) -> PipelineTokenizer:
     added = _added_tokens(description.get("added_tokens"))
     byte_level, pre_tokenizer = steps.read_pre_tokenizer(description.get("pre_tokenizer"))
     vocabulary = models.read_model(description.get("model"), byte_level, added)
-    return PipelineTokenizer(
-        vocabulary,
-        added_tokens=added,
-        normalizer=steps.read_normalizer(description.get("normalizer")),
-        pre_tokenizer=pre_tokenizer,
-        decoder=Decoder(steps.read_decoder(description.get("decoder"))),
-        template=steps.read_template(description.get("post_processor")),
-        batches=batches,
-        **settings,
-    )
+    return {
+        "vocabulary": vocabulary,
+        "added_tokens": added,
+        "normalizer": steps.read_normalizer(description.get("normalizer")),
+        "pre_tokenizer": pre_tokenizer,
+        "decoder": Decoder(steps.read_decoder(description.get("decoder"))),
+        "template": steps.read_template(description.get("post_processor")),
+        "batches": batches,
+    }
 
 
 def _added_tokens(added: Any) -> list[AddedToken]:

@@ -14,7 +14,7 @@ from jaxllm.tokenizers.preparation.metaspace import Metaspace, MetaspaceSplit
 from jaxllm.tokenizers.preparation.patterns import Pattern, Regex, String
 from jaxllm.tokenizers.preparation.precompiled import Precompiled
 from jaxllm.tokenizers.stages import Cut, Rewrite
-from jaxllm.tokenizers.template import Place, Template
+from jaxllm.tokenizers.template import Place, Template, bert_template
 
 
 class Kind(NamedTuple):
@@ -173,7 +173,7 @@ def _read_metaspace(settings: dict[str, Any]) -> Metaspace:
     return Metaspace(**_checked(Metaspace, settings))
 
 
-def _write_metaspace(step: Metaspace) -> dict[str, Any]:
+def _write_metaspace(step: Metaspace | decoders.Metaspace) -> dict[str, Any]:
     return {"replacement": step.replacement, "prepend_scheme": step.prepend_scheme, "split": step.split}
 
 
@@ -236,7 +236,7 @@ _DECODERS = {
     "Metaspace": Kind(
         decoders.Metaspace,
         lambda settings: decoders.Metaspace(*_write_metaspace(_read_metaspace(settings)).values()),
-        lambda step: {"replacement": step.replacement, "prepend_scheme": step.prepend_scheme, "split": step.split},
+        _write_metaspace,
     ),
     "Replace": Kind(
         decoders.Replace,
@@ -285,8 +285,7 @@ def read_template(value: Any) -> Template | None:
                     tuple(place for item in pair for place in _read_places(item, special)),
                 )
             case {"type": "BertProcessing", "cls": [str(), int(cls)], "sep": [str(), int(sep)]}:
-                head = ((cls, 0), ("A", 0), (sep, 0))
-                template = Template(head, (*head, ("B", 1), (sep, 1)))
+                template = bert_template(cls, sep)
             case {"type": "RobertaProcessing", "cls": [str(), int(cls)], "sep": [str(), int(sep)]}:
                 head = ((cls, 0), ("A", 0), (sep, 0))
                 template = Template(head, (*head, (sep, 0), ("B", 0), (sep, 0)))
