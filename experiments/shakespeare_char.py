@@ -21,7 +21,7 @@ def experiment() -> Experiment:
             context_length=64,
             d_model=128,
             num_layers=4,
-            attention=AttentionConfig(num_heads=4, qk_norm=True),
+            attention=AttentionConfig(num_heads=4, qk_norm="shared"),
             mlp=MLPConfig(d_ff=512, activation="gelu_tanh"),
             residual_init="zero",
         ),

@@ -17,7 +17,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 C = TypeVar("C")
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
@@ -267,6 +268,14 @@ def _converter() -> Any:
     def tuples(kind: Any) -> Callable[[Any, Any], Any]:
         return lambda value, _: _tuple(value, get_args(kind), converter)
 
+    @converter.register_structure_hook_factory(_is_choice)
+    def choices(kind: Any) -> Callable[[Any, Any], Any]:
+        return lambda value, _: _choice(value, get_args(kind), converter)
+
+    @converter.register_unstructure_hook_factory(_is_choice)
+    def of_choices(kind: Any) -> Callable[[Any], Any]:
+        return lambda value: converter.unstructure(value, type(value))
+
     @converter.register_structure_hook_factory(is_dataclass)
     def configs(cls: Any) -> Callable[[Any, Any], Any]:
         structure = cattrs.gen.make_dict_structure_fn(cls, converter)
@@ -294,6 +303,22 @@ def _one_of(value: Any, kind: Any) -> Any:
         close = did_you_mean(str(value), map(str, choices))
         raise ValueError(f"expected one of {listing}, got {json.dumps(value)}{close}")
     return value
+
+
+def _is_choice(kind: Any) -> bool:
+    """A union of config classes, perhaps with some strings: each class has a field `kind` that names it."""
+    configs = [member for member in get_args(kind) if is_dataclass(member)]
+    return get_origin(kind) in (Union, UnionType) and len(configs) > 1
+
+
+def _choice(value: Any, members: tuple[Any, ...], converter: Any) -> Any:
+    classes = {{f.name: f.default for f in fields(m)}["kind"]: m for m in members if is_dataclass(m)}
+    words = [word for m in members if get_origin(m) is Literal for word in get_args(m)]
+    if isinstance(value, dict):
+        return converter.structure(value, classes[_one_of(value.get("kind"), Literal[tuple(classes)])])
+    if not words:
+        raise ValueError(f"expected the fields of a config, got {json.dumps(value)}")
+    return _one_of(value, Literal[tuple(words)])
 
 
 def _tuple(value: Any, kinds: tuple[Any, ...], converter: Any) -> tuple[Any, ...]:

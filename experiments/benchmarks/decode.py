@@ -28,7 +28,7 @@ MODELS = {
         context_length=256,
         d_model=192,
         num_layers=6,
-        attention=AttentionConfig(num_heads=6, num_kv_heads=2, qk_norm=True),
+        attention=AttentionConfig(num_heads=6, num_kv_heads=2, qk_norm="shared"),
         mlp=MLPConfig(d_ff=512, activation="silu", gated=True),
     ),
 }

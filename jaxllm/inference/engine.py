@@ -61,12 +61,13 @@ def prefill(
 ) -> DecodeState:
     """Read the prompts, of `length_B` tokens each, and draw the first new token of each row."""
     B, P = tokens_BP.shape
-    x_BPD, cache = hidden_states(params, config, tokens_BP, cache=make_cache(config, B, cache_length))
-    last_B1D = jnp.take_along_axis(x_BPD, (length_B - 1)[:, None, None], axis=1)
+    valid_BP = jnp.arange(P)[None] < length_B[:, None]
+    hidden = hidden_states(params, config, tokens_BP, valid=valid_BP, cache=make_cache(config, B, cache_length))
+    last_B1D = jnp.take_along_axis(hidden.x_BTD, (length_B - 1)[:, None, None], axis=1)
     seen_BV = jnp.zeros((B, config.vocab_size), bool)
-    seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(jnp.arange(P)[None] < length_B[:, None])
-    state = DecodeState(cache.replace(length_B=length_B), jnp.zeros_like(length_B), seen_BV)
-    return _append(state, unembed(params, last_B1D)[:, 0], rows, vocab_size, end_of_text)
+    seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(valid_BP)
+    state = DecodeState(hidden.cache.replace(length_B=length_B), jnp.zeros_like(length_B), seen_BV)
+    return _append(state, unembed(params, config, last_B1D)[:, 0], rows, vocab_size, end_of_text)
 
 
 @partial(jax.jit, static_argnames=("config", "vocab_size", "end_of_text"), donate_argnames="state")
@@ -94,10 +95,11 @@ def decode(
 
     def advance(carry):
         i, state, left_B, written_BN = carry
-        x_B1D, cache = hidden_states(params, config, state.token_B[:, None], cache=state.cache)
+        hidden = hidden_states(params, config, state.token_B[:, None], cache=state.cache)
         # A row that is done stays where it is, so that it never runs out of its cache.
-        cache = cache.replace(length_B=jnp.where(left_B > 0, cache.length_B, state.cache.length_B))
-        state = _append(state.replace(cache=cache), unembed(params, x_B1D)[:, 0], rows, vocab_size, end_of_text)
+        length_B = jnp.where(left_B > 0, hidden.cache.length_B, state.cache.length_B)
+        state = state.replace(cache=hidden.cache.replace(length_B=length_B))
+        state = _append(state, unembed(params, config, hidden.x_BTD)[:, 0], rows, vocab_size, end_of_text)
         left_B = jnp.maximum(left_B - 1, 0)
         if end_of_text is not None:
             left_B = jnp.where(state.token_B == end_of_text, 0, left_B)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -39,12 +39,13 @@ class Param:
 
     Axis names are the vocabulary of `jaxllm.parallel.sharding.Rules`. A matrix that reads or writes the residual stream
     has an axis "embed"; a vector along the stream (a norm's scale, a bias) has "residual" instead, and is neither
-    sharded nor decayed.
+    sharded nor decayed. `matrix` overrules this where it is wrong: for a projection between two inner widths.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     init: Initializer
+    matrix: bool | None = None
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
@@ -57,7 +58,7 @@ class Param:
     @property
     def is_matrix(self) -> bool:
         """Whether it maps to or from the residual stream: such parameters get weight decay, vectors do not."""
-        return "embed" in self.axes
+        return "embed" in self.axes if self.matrix is None else self.matrix
 
     @property
     def is_hidden_matrix(self) -> bool:
@@ -67,7 +68,7 @@ class Param:
 
 def stack(spec: Spec, layers: int) -> Spec:
     """The same declarations with a leading `layers` axis."""
-    return jax.tree.map(lambda p: Param((layers, *p.shape), ("layers", *p.axes), p.init), spec)
+    return jax.tree.map(lambda p: replace(p, shape=(layers, *p.shape), axes=("layers", *p.axes)), spec)
 
 
 def initialize(spec: Spec, key: jax.Array, dtype: Any = jnp.float32) -> Params:

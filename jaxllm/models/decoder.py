@@ -7,88 +7,91 @@ Shape letters: B batch, T time, D model width, V vocabulary, L layers of a segme
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxllm.models.attention import Attention, KVCache, attention, attention_spec, empty_cache
-from jaxllm.models.config import Block as BlockConfig
+from jaxllm.models.block import Block, BlockCache, block_spec, dropout, empty_block_cache, run_block
 from jaxllm.models.config import ModelConfig, Segment
-from jaxllm.models.declare import Param, stack
+from jaxllm.models.declare import Param, stack, zeros
 from jaxllm.models.einsum import einsum
 from jaxllm.models.initializers import out_of_stream, table
-from jaxllm.models.mlp import MLP, mlp, mlp_spec
+from jaxllm.models.layer import Context, Statistics
+from jaxllm.models.mup import logit_multiplier
 from jaxllm.models.norm import Norm, norm_spec, normalize
+from jaxllm.models.positions import sinusoids
 from jaxllm.parallel.sharding import constrain
 
 Remat = Literal["none", "dots", "full"]
 
 
 @struct.dataclass
-class Block:
-    mixer_norm: Norm
-    mixer: Attention
-    channel_norm: Norm | None
-    channel: MLP | None
-
-
-@struct.dataclass
 class Decoder:
     embedding: jax.Array
     position: jax.Array | None
+    token_type: jax.Array | None
+    embedding_norm: Norm | None
     segments: tuple[tuple[Block, ...], ...]
-    norm: Norm
+    norm: Norm | None
     head: jax.Array | None
+    head_bias: jax.Array | None
 
 
 @struct.dataclass
 class Cache:
-    """What decoding remembers: per segment and block the mixer's state stacked over layers, and how far each row has
+    """What decoding remembers: per segment and block the mixers' states stacked over layers, and how far each row has
     come."""
 
-    segments: tuple[tuple[KVCache, ...], ...]
+    segments: tuple[tuple[BlockCache, ...], ...]
     length_B: jax.Array
+
+
+@struct.dataclass
+class Hidden:
+    """What the layers make of a batch."""
+
+    x_BTD: jax.Array
+    """The residual stream, normalized for the head."""
+    stream_BTD: jax.Array
+    """The residual stream before that norm."""
+    cache: Cache | None
+    """The cache with these tokens appended."""
+    statistics: tuple[tuple[Statistics, ...], ...]
+    """What the layers report, by segment and block, stacked over layers [L, ...]."""
 
 
 def decoder_spec(config: ModelConfig) -> Decoder:
     """The declarations of every parameter. Raises ValueError while the vocabulary is still unknown."""
     if not config.vocab_size:
         raise ValueError("model.vocab_size is 0 (take the tokenizer's): resolve it first, or set it")
-    V, D = config.vocab_size, config.d_model
+    V, D, rows = config.vocab_size, config.d_model, config.context_length + config.embedding.position_offset
+    types = config.embedding.token_types
     return Decoder(
         embedding=Param((V, D), ("vocab", "embed"), table(config)),
-        position=Param((config.context_length, D), ("position", "embed"), table(config))
-        if config.positions == "learned"
-        else None,
-        segments=tuple(
-            tuple(stack(_block_spec(config, block), segment.repeats) for block in segment.blocks)
-            for segment in config.segments()
-        ),
-        norm=norm_spec(config.norm, D),
+        position=Param((rows, D), ("position", "embed"), table(config)) if config.positions == "learned" else None,
+        token_type=Param((types, D), ("position", "embed"), table(config)) if types else None,
+        embedding_norm=norm_spec(config.norm, D) if config.embedding.norm else None,
+        segments=tuple(segment_spec(config, segment) for segment in config.segments()),
+        norm=None if config.residual.norm == "post" else norm_spec(config.norm, D),
         head=None if config.tie_embeddings else Param((V, D), ("vocab", "embed"), out_of_stream(config, fan_in=D)),
+        head_bias=Param((V,), ("vocab",), zeros) if config.head.bias else None,
     )
 
 
-def _block_spec(config: ModelConfig, block: BlockConfig) -> Block:
-    has_channel = block.channel != "none"
-    return Block(
-        mixer_norm=norm_spec(config.norm, config.d_model),
-        mixer=attention_spec(config),
-        channel_norm=norm_spec(config.norm, config.d_model) if has_channel else None,
-        channel=mlp_spec(config) if has_channel else None,
-    )
+def segment_spec(config: ModelConfig, segment: Segment) -> tuple[Block, ...]:
+    """The declarations of a segment's blocks, stacked over its layers."""
+    return tuple(stack(block_spec(config, block), segment.repeats) for block in segment.blocks)
 
 
 def make_cache(config: ModelConfig, batch: int, length: int) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens, in the compute type."""
 
-    def one(segment: Segment) -> tuple[KVCache, ...]:
-        layer = empty_cache(config, batch, length)
-        stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (segment.repeats, *x.shape)), layer)
-        return tuple(stacked for _ in segment.blocks)
+    def one(segment: Segment) -> tuple[BlockCache, ...]:
+        layers = tuple(empty_block_cache(config, block, batch, length) for block in segment.blocks)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (segment.repeats, *x.shape)), layers)
 
     return Cache(tuple(one(segment) for segment in config.segments()), jnp.zeros((batch,), jnp.int32))
 
@@ -103,11 +106,11 @@ def forward(
 ) -> Float[Array, "B T V"]:
     """Logits in float32 for the token after each position.
 
-    Packed documents: `segment_ids` numbers the documents of a row (tokens see only their own), `positions` restart in
-    each. Raises ValueError when learned positions do not reach as far as the sequence.
+    Packed documents: `segment_ids` numbers the documents of a row from 1, 0 is padding (tokens see only their own),
+    `positions` restart in each. Raises ValueError when learned positions do not reach as far as the sequence.
     """
-    x_BTD, _ = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids)
-    return unembed(params, x_BTD)
+    hidden = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids)
+    return unembed(params, config, hidden.x_BTD)
 
 
 def hidden_states(
@@ -117,13 +120,15 @@ def hidden_states(
     *,
     positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
+    valid: Bool[Array, "B T"] | None = None,
     cache: Cache | None = None,
     dropout_key: jax.Array | None = None,
     remat: Remat = "none",
-) -> tuple[Float[Array, "B T D"], Cache | None]:
-    """The normalized residual stream before the head, and the cache with these tokens appended.
+) -> Hidden:
+    """The residual stream after all layers, and the cache with these tokens appended.
 
-    With a cache, row b's tokens stand at positions `length_B[b]` and on; the caller sees to it that they fit.
+    With a cache, row b's tokens stand at positions `length_B[b]` and on; the caller sees to it that they fit, and says
+    by `valid` which of them are padding on the right; `length_B` counts those too.
     """
     T = tokens.shape[1]
     if config.positions == "learned" and config.context_length < T:
@@ -131,19 +136,42 @@ def hidden_states(
     if positions is None:
         start = jnp.zeros((1,), jnp.int32) if cache is None else cache.length_B
         positions = start[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    x_BTD = _look_up(params.embedding, "vocab", tokens, config)
-    if params.position is not None:
-        x_BTD = x_BTD + _look_up(params.position, "position", positions, config)
-    x_BTD = constrain(_dropout(x_BTD, config.dropout, dropout_key), "batch", "length", None)
+    if valid is None and segment_ids is not None:
+        valid = segment_ids > 0
+    x_BTD = embed(params, config, tokens, positions, dropout_key=dropout_key)
+    context = Context(positions, segment_ids, valid)
+    caches = None if cache is None else cache.segments
+    stream_BTD, caches, statistics = run_segments(
+        params.segments, config, config.segments(), x_BTD, context, caches, dropout_key=dropout_key, remat=remat
+    )
+    x_BTD = stream_BTD if params.norm is None else normalize(params.norm, config.norm, stream_BTD)
+    return Hidden(x_BTD, stream_BTD, None if caches is None else Cache(caches, cache.length_B + T), statistics)
 
-    caches = []
-    for i, (segment, blocks) in enumerate(zip(config.segments(), params.segments, strict=True)):
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
-        stacked = None if cache is None else cache.segments[i]
-        x_BTD, stacked = _run_segment(blocks, config, segment, x_BTD, positions, segment_ids, stacked, key, remat)
-        caches.append(stacked)
-    x_BTD = normalize(params.norm, config.norm, x_BTD)
-    return x_BTD, None if cache is None else Cache(tuple(caches), cache.length_B + T)
+
+def embed(
+    params: Decoder,
+    config: ModelConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    token_types_BT: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """The residual stream before the first layer, [B, T, D]."""
+    x_BTD = _look_up(params.embedding, "vocab", tokens_BT, config)
+    if config.embedding.scale != 1:
+        x_BTD = x_BTD * jnp.asarray(config.embedding.scale, x_BTD.dtype)
+    if params.position is not None:
+        rows_BT = positions_BT + config.embedding.position_offset
+        x_BTD = x_BTD + _look_up(params.position, "position", rows_BT, config)
+    if config.positions == "sinusoidal":
+        x_BTD = x_BTD + sinusoids(positions_BT, config.d_model).astype(x_BTD.dtype)
+    if params.token_type is not None:
+        types_BT = jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT
+        x_BTD = x_BTD + _look_up(params.token_type, "position", types_BT, config)
+    if params.embedding_norm is not None:
+        x_BTD = normalize(params.embedding_norm, config.norm, x_BTD)
+    return constrain(dropout(x_BTD, config.dropout, dropout_key), "batch", "length", None)
 
 
 def _look_up(rows: jax.Array, axis: str, ids_BT: jax.Array, config: ModelConfig) -> jax.Array:
@@ -152,9 +180,16 @@ def _look_up(rows: jax.Array, axis: str, ids_BT: jax.Array, config: ModelConfig)
     return constrain(rows.astype(config.compute_dtype), axis, None)[ids_BT]
 
 
-def unembed(params: Decoder, x_BTD: jax.Array) -> jax.Array:
+def unembed(params: Decoder, config: ModelConfig, x_BTD: jax.Array) -> jax.Array:
     """Logits [B, T, V] in float32."""
     logits = einsum("BTD,VD->BTV", x_BTD, output_head(params)).astype(jnp.float32)
+    scale, softcap = config.head.scale * logit_multiplier(config), config.head.softcap
+    if params.head_bias is not None:
+        logits = logits + params.head_bias
+    if scale != 1:
+        logits = logits * scale
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     return constrain(logits, "batch", "length", "act_vocab")
 
 
@@ -163,39 +198,45 @@ def output_head(params: Decoder) -> jax.Array:
     return params.embedding if params.head is None else params.head
 
 
-def _run_segment(blocks, config, segment: Segment, x_BTD, positions_BT, segment_ids_BT, caches, key, remat: Remat):
+def run_segments(
+    params: tuple[tuple[Block, ...], ...],
+    config: ModelConfig,
+    segments: tuple[Segment, ...],
+    x_BTD: jax.Array,
+    context: Context,
+    caches: tuple[tuple[BlockCache, ...], ...] | None,
+    *,
+    dropout_key: jax.Array | None = None,
+    remat: Remat = "none",
+) -> tuple[jax.Array, Any, tuple[tuple[Statistics, ...], ...]]:
+    """The stream after all layers, the caches (None if none came in), and the statistics, both stacked over layers."""
+    new_caches, statistics = [], []
+    for i, (segment, blocks) in enumerate(zip(segments, params, strict=True)):
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
+        stacked = None if caches is None else caches[i]
+        x_BTD, (stacked, reported) = _run_segment(blocks, config, segment, x_BTD, context, stacked, key, remat)
+        new_caches.append(stacked)
+        statistics.append(reported)
+    return x_BTD, None if caches is None else tuple(new_caches), tuple(statistics)
+
+
+def _run_segment(blocks, config, segment: Segment, x_BTD, context: Context, caches, key, remat: Remat):
     keys_L = None if key is None else jax.random.split(key, segment.repeats)
+    first_L = segment.first + len(segment.blocks) * jnp.arange(segment.repeats, dtype=jnp.int32)
 
     def layer(x_BTD, stacked):
-        layer_blocks, layer_caches, layer_key = stacked
-        new_caches = []
-        for i, block in enumerate(layer_blocks):
+        layer_blocks, layer_caches, layer_key, first = stacked
+        new_caches, statistics = [], []
+        for i, (block, block_config) in enumerate(zip(layer_blocks, segment.blocks, strict=True)):
             block_key = None if layer_key is None else jax.random.fold_in(layer_key, i)
             block_cache = None if layer_caches is None else layer_caches[i]
-            x_BTD, new_cache = _run_block(block, config, x_BTD, positions_BT, segment_ids_BT, block_cache, block_key)
+            here = context.replace(layer=first + i)
+            x_BTD, new_cache, reported = run_block(block, config, block_config, x_BTD, here, block_cache, block_key)
             new_caches.append(new_cache)
-        return x_BTD, None if layer_caches is None else tuple(new_caches)
+            statistics.append(reported)
+        return x_BTD, (None if layer_caches is None else tuple(new_caches), tuple(statistics))
 
-    return jax.lax.scan(_rematerialized(layer, remat), x_BTD, (blocks, caches, keys_L))
-
-
-def _run_block(p: Block, config: ModelConfig, x_BTD, positions_BT, segment_ids_BT, cache, key):
-    keys = (None, None) if key is None else jax.random.split(key)
-    with jax.named_scope("attention"):
-        branch, cache = attention(
-            p.mixer,
-            config,
-            normalize(p.mixer_norm, config.norm, x_BTD),
-            positions_BT=positions_BT,
-            segment_ids_BT=segment_ids_BT,
-            cache=cache,
-        )
-        x_BTD = constrain(x_BTD + _dropout(branch, config.dropout, keys[0]), "batch", "length", None)
-    if p.channel is not None:
-        with jax.named_scope("mlp"):
-            branch = mlp(p.channel, config.mlp, normalize(p.channel_norm, config.norm, x_BTD))
-            x_BTD = constrain(x_BTD + _dropout(branch, config.dropout, keys[1]), "batch", "length", None)
-    return x_BTD, cache
+    return jax.lax.scan(_rematerialized(layer, remat), x_BTD, (blocks, caches, keys_L, first_L))
 
 
 def _rematerialized(layer, remat: Remat):
@@ -209,11 +250,3 @@ def _rematerialized(layer, remat: Remat):
             return jax.checkpoint(layer)
         case _:
             raise ValueError(f"unknown remat policy {remat!r}: expected none, dots or full")
-
-
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zero units with chance `rate` and scale the rest up; no key, as in evaluation and decoding, means nothing is
-    dropped."""
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

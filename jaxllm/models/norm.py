@@ -12,13 +12,13 @@ from jaxllm.models.declare import Param, ones, zeros
 
 @struct.dataclass
 class Norm:
-    scale: jax.Array
+    scale: jax.Array | None
     bias: jax.Array | None
 
 
 def norm_spec(config: NormConfig, width: int, axis: str = "residual") -> Norm:
     return Norm(
-        scale=Param((width,), (axis,), ones),
+        scale=Param((width,), (axis,), zeros if config.unit_offset else ones) if config.scale else None,
         bias=Param((width,), (axis,), zeros) if config.bias else None,
     )
 
@@ -32,7 +32,9 @@ def normalize(p: Norm, config: NormConfig, x: jax.Array) -> jax.Array:
     if config.kind == "layernorm":
         y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + config.epsilon)
-    y = y * p.scale.astype(jnp.float32)
+    if p.scale is not None:
+        scale = p.scale.astype(jnp.float32)
+        y = y * (scale + 1 if config.unit_offset else scale)
     if p.bias is not None:
         y = y + p.bias.astype(jnp.float32)
     return y.astype(x.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxllm.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig
+from jaxllm.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
 
 
 def gpt2(num_layers: int, d_model: int, num_heads: int) -> ModelConfig:
@@ -28,7 +28,7 @@ def llama3_8b() -> ModelConfig:
         context_length=8192,
         d_model=4096,
         num_layers=32,
-        attention=AttentionConfig(num_heads=32, num_kv_heads=8, rope_theta=500_000.0),
+        attention=AttentionConfig(num_heads=32, num_kv_heads=8, rope=RopeConfig(theta=500_000.0)),
         mlp=MLPConfig(d_ff=14_336, activation="silu", gated=True),
         tie_embeddings=False,
     )

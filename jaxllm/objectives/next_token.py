@@ -25,7 +25,7 @@ def next_token(config: ModelConfig, *, z_loss: float = 0.0, remat: Remat = "none
     """
 
     def objective(params: Decoder, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        x_BTD, _ = hidden_states(
+        hidden = hidden_states(
             params,
             config,
             batch["tokens"],
@@ -34,7 +34,9 @@ def next_token(config: ModelConfig, *, z_loss: float = 0.0, remat: Remat = "none
             dropout_key=key,
             remat=remat,
         )
-        total, sums = cross_entropy(x_BTD, output_head(params), batch["targets"], batch["weights"], z_loss=z_loss)
+        total, sums = cross_entropy(
+            hidden.x_BTD, output_head(params), batch["targets"], batch["weights"], z_loss=z_loss
+        )
         weight = batch["weights"].sum()
         # A microbatch of padding alone has no mean; it counts for nothing.
         divisor = jnp.maximum(weight, 1.0)

@@ -29,12 +29,19 @@ class Rules:
     kv_heads: MeshAxes = "tensor"
     head_dim: MeshAxes = None
     mlp: MeshAxes = "tensor"
+    expert: MeshAxes = None
+    latent: MeshAxes = None
+    inner: MeshAxes = "tensor"
+    state: MeshAxes = None
+    conv: MeshAxes = None
     residual: MeshAxes = None
 
     batch: MeshAxes = ("data", "fsdp")
     length: MeshAxes = None
     act_heads: MeshAxes = "tensor"
     act_mlp: MeshAxes = "tensor"
+    act_expert: MeshAxes = None
+    act_inner: MeshAxes = "tensor"
     act_vocab: MeshAxes = "tensor"
 
     def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:

@@ -42,7 +42,7 @@ def quickstart_experiment(platform: str) -> Experiment:
             context_length=256,
             d_model=192,
             num_layers=6,
-            attention=AttentionConfig(num_heads=6, num_kv_heads=2, qk_norm=True),
+            attention=AttentionConfig(num_heads=6, num_kv_heads=2, qk_norm="shared"),
             mlp=MLPConfig(d_ff=512, activation="silu", gated=True),
             residual_init="zero",
         )
@@ -57,7 +57,7 @@ def quickstart_experiment(platform: str) -> Experiment:
         context_length=1024,
         d_model=768,
         num_layers=12,
-        attention=AttentionConfig(num_heads=12, num_kv_heads=4, qk_norm=True),
+        attention=AttentionConfig(num_heads=12, num_kv_heads=4, qk_norm="shared"),
         mlp=MLPConfig(d_ff=2048, activation="silu", gated=True),
         residual_init="zero",
         dropout=0.1,

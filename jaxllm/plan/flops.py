@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxllm.models.config import ModelConfig
+from jaxllm.models.config import AttentionConfig, ModelConfig
 from jaxllm.models.declare import count
 from jaxllm.models.decoder import decoder_spec
 
@@ -41,7 +41,7 @@ def train_flops_per_token(config: ModelConfig, length: int) -> float:
     """Operations to train on one token in sequences of `length`, by the rule above."""
     spec = decoder_spec(config)
     weights = sum(p.size for p in jax.tree.leaves(spec) if p.is_hidden_matrix) + config.vocab_size * config.d_model
-    attention_layers = sum(block.mixer == "attention" for block in config.blocks())
+    attention_layers = sum(isinstance(block.mixer, AttentionConfig) for block in config.blocks())
     per_layer = 6 * config.attention.num_heads * config.head_dim * length
     return 6.0 * weights + attention_layers * per_layer
 

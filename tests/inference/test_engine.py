@@ -93,8 +93,8 @@ def test_cached_logits_are_those_of_one_pass(model):
 
     @jax.jit
     def step(tokens, cache):
-        x, cache = hidden_states(params, config, tokens, cache=cache)
-        return unembed(params, x), cache
+        hidden = hidden_states(params, config, tokens, cache=cache)
+        return unembed(params, config, hidden.x_BTD), hidden.cache
 
     logits, cache = step(prompts, make_cache(config, 3, config.context_length))
     cache = cache.replace(length_B=jnp.asarray(lengths))

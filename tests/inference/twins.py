@@ -72,7 +72,7 @@ def model(**changes) -> ModelConfig:
 
 GROUPED_ROPE_TIED = model()
 PLAIN_LEARNED_UNTIED = model(
-    attention=AttentionConfig(num_heads=4, qkv_bias=True, out_bias=True, qk_norm=True),
+    attention=AttentionConfig(num_heads=4, qkv_bias=True, out_bias=True, qk_norm="shared"),
     mlp=MLPConfig(d_ff=48, bias=True),
     norm=NormConfig(kind="layernorm", bias=True),
     positions="learned",

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.models.attention import Attention
-from jaxllm.models.decoder import Block, Decoder
-from jaxllm.models.mlp import MLP
+from jaxllm.models.block import Block
+from jaxllm.models.channels.mlp import MLP
+from jaxllm.models.decoder import Decoder
+from jaxllm.models.mixers.attention import Attention
 from jaxllm.models.norm import Norm
 
 
@@ -35,9 +36,10 @@ def gpt2_parameters(weights, config):
     return Decoder(
         embedding=jnp.asarray(weights["transformer.wte.weight"]),
         position=jnp.asarray(weights["transformer.wpe.weight"]),
-        segments=((Block(norm("ln_1"), mixer, norm("ln_2"), channel),),),
+        segments=((Block(norm("ln_1"), mixer, None, norm("ln_2"), channel, None),),),
         norm=Norm(jnp.asarray(weights["transformer.ln_f.weight"]), jnp.asarray(weights["transformer.ln_f.bias"])),
         head=None,
+        **dict.fromkeys(("token_type", "embedding_norm", "head_bias")),
     )
 
 
@@ -68,7 +70,8 @@ def llama_parameters(weights, config):
     return Decoder(
         embedding=jnp.asarray(weights["model.embed_tokens.weight"]),
         position=None,
-        segments=((Block(before, mixer, between, channel),),),
+        segments=((Block(before, mixer, None, between, channel, None),),),
         norm=Norm(jnp.asarray(weights["model.norm.weight"]), None),
         head=jnp.asarray(weights["lm_head.weight"]),
+        **dict.fromkeys(("token_type", "embedding_norm", "head_bias")),
     )

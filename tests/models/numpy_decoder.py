@@ -61,7 +61,7 @@ def attention(p, config, x):
             rms = lambda a, s: a / np.sqrt((a**2).mean(-1, keepdims=True) + config.norm.epsilon) * s  # noqa: E731
             q, k = rms(q, p.query_norm.scale), rms(k, p.key_norm.scale)
         if config.positions == "rope":
-            q, k = rope(q, config.attention.rope_theta), rope(k, config.attention.rope_theta)
+            q, k = rope(q, config.attention.rope.theta), rope(k, config.attention.rope.theta)
         scores = q @ k.T / math.sqrt(K)
         scores[np.triu_indices(T, 1)] = -np.inf
         weights = np.exp(scores - scores.max(-1, keepdims=True))

@@ -19,7 +19,7 @@ CONFIG = ModelConfig(
 )
 EVERYTHING = replace(
     CONFIG,
-    attention=AttentionConfig(num_heads=4, num_kv_heads=2, qkv_bias=True, out_bias=True, qk_norm=True),
+    attention=AttentionConfig(num_heads=4, num_kv_heads=2, qkv_bias=True, out_bias=True, qk_norm="shared"),
     mlp=MLPConfig(d_ff=64, gated=True, bias=True),
     norm=NormConfig(kind="layernorm", bias=True),
     positions="learned",

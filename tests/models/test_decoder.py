@@ -18,8 +18,8 @@ from jaxllm.models import (
     make_cache,
     unembed,
 )
+from jaxllm.models.block import dropout
 from jaxllm.models.declare import count, ones
-from jaxllm.models.decoder import _dropout
 from tests.models import numpy_decoder
 
 # One program for each config and shape, shared by the tests of a process.
@@ -52,7 +52,7 @@ QK_NORM = ModelConfig(
     num_layers=3,
     prologue=(Block(),),
     pattern=(Block(), Block()),
-    attention=AttentionConfig(num_heads=4, num_kv_heads=1, qk_norm=True),
+    attention=AttentionConfig(num_heads=4, num_kv_heads=1, qk_norm="shared"),
     mlp=MLPConfig(d_ff=32),
 )
 # Blocks of two kinds, a pattern that does not come out even, and what the others leave out: GeGLU, no positions, ...
@@ -171,22 +171,23 @@ def test_cached_in_pieces_equals_the_whole(model, tokens):
     config, params = model
     cache, pieces = make_cache(config, 2, 20), []
     for start, stop in ((0, 7), (7, 8), (8, 18)):
-        x, cache = hidden_states(params, config, tokens[:, start:stop], cache=cache)
-        pieces.append(unembed(params, x))
+        hidden = hidden_states(params, config, tokens[:, start:stop], cache=cache)
+        cache = hidden.cache
+        pieces.append(unembed(params, config, hidden.x_BTD))
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), forward(params, config, tokens), rtol=1e-4, atol=1e-4)
     assert cache.length_B.tolist() == [18, 18]
 
 
 def test_rows_of_a_cache_may_have_come_different_ways(model, tokens):
     config, params = model
-    _, cache = hidden_states(params, config, tokens[:, :10], cache=make_cache(config, 2, 20))
+    cache = hidden_states(params, config, tokens[:, :10], cache=make_cache(config, 2, 20)).cache
     cache = cache.replace(length_B=jnp.array([10, 6]))  # row 1's last four were padding
     new = jnp.array([[3], [5]])
-    x, _ = hidden_states(params, config, new, cache=cache)
+    x = hidden_states(params, config, new, cache=cache).x_BTD
     for row, length in enumerate((10, 6)):
         whole = jnp.concatenate([tokens[row : row + 1, :length], new[row : row + 1]], 1)
         np.testing.assert_allclose(
-            unembed(params, x)[row, 0], forward(params, config, whole)[0, -1], rtol=1e-4, atol=1e-4
+            unembed(params, config, x)[row, 0], forward(params, config, whole)[0, -1], rtol=1e-4, atol=1e-4
         )
 
 
@@ -195,7 +196,7 @@ def test_remat_changes_no_gradient_and_saves_memory():
     params = random_params(LLAMA)
     grads, temporary = {}, {}
     for remat in ("none", "dots", "full"):
-        loss = lambda p, remat=remat: jnp.sum(jnp.sin(models.hidden_states(p, LLAMA, tokens, remat=remat)[0]))  # noqa: E731
+        loss = lambda p, remat=remat: jnp.sum(jnp.sin(models.hidden_states(p, LLAMA, tokens, remat=remat).x_BTD))  # noqa: E731
         compiled = jax.jit(jax.grad(loss)).lower(params).compile()
         grads[remat] = compiled(params)
         temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
@@ -222,14 +223,14 @@ def test_bfloat16_is_close_and_logits_are_float32(model, tokens):
 def test_dropout_needs_a_key(tokens):
     config = replace(LLAMA, dropout=0.5)
     params = random_params(config)
-    whole, _ = hidden_states(params, LLAMA, tokens)
-    np.testing.assert_array_equal(hidden_states(params, config, tokens)[0], whole)
-    dropped = hidden_states(params, config, tokens, dropout_key=jax.random.key(3))[0]
+    whole = hidden_states(params, LLAMA, tokens).x_BTD
+    np.testing.assert_array_equal(hidden_states(params, config, tokens).x_BTD, whole)
+    dropped = hidden_states(params, config, tokens, dropout_key=jax.random.key(3)).x_BTD
     assert jnp.abs(dropped - whole).max() > 0.1
 
 
 def test_dropout_keeps_the_mean():
-    y = _dropout(jnp.full((200, 200), 3.0), 0.2, jax.random.key(0))
+    y = dropout(jnp.full((200, 200), 3.0), 0.2, jax.random.key(0))
     np.testing.assert_allclose(np.unique(y), [0, 3 / 0.8], rtol=1e-6)
     # The mean of 40,000 units has a standard deviation of 3 * sqrt(0.2 / 0.8 / 40,000) = 0.0075.
     assert abs(y.mean() - 3) < 0.03
@@ -253,7 +254,7 @@ def test_every_branch_of_every_layer_drops_units_of_its_own():
         channel=block.channel.replace(down_bias=block.channel.down_bias + 1),
     )
     params = zeros.replace(segments=((block,),), norm=zeros.norm.replace(scale=zeros.norm.scale + 1))
-    x_BTD, _ = hidden_states(params, config, jnp.zeros((4, 64), jnp.int32), dropout_key=jax.random.key(0))
+    x_BTD = hidden_states(params, config, jnp.zeros((4, 64), jnp.int32), dropout_key=jax.random.key(0)).x_BTD
     # The last norm leaves (E k)^2 / E k^2 as it is. Four independent halves: 2^2 / (1 + 2^2); any two alike: less.
     assert float(x_BTD.mean() ** 2 / (x_BTD**2).mean()) == pytest.approx(4 / 5, abs=0.02)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, NormConfig, decoder_spec, forward
+from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, decoder_spec, forward
 from jaxllm.models.declare import count
 from tests.models.hugging_face import gpt2_parameters, llama_parameters
 
@@ -24,7 +24,7 @@ LLAMA = ModelConfig(
     context_length=16,
     d_model=16,
     num_layers=2,
-    attention=AttentionConfig(num_heads=4, num_kv_heads=2, rope_theta=500.0),
+    attention=AttentionConfig(num_heads=4, num_kv_heads=2, rope=RopeConfig(theta=500.0)),
     mlp=MLPConfig(d_ff=24, activation="silu", gated=True),
     tie_embeddings=False,
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxllm.models import AttentionConfig, MLPConfig, forward
+from jaxllm.models import AttentionConfig, MLPConfig, RopeConfig, forward
 from tests.models.hugging_face import gpt2_parameters, llama_parameters
 from tests.models.test_golden import GPT2, LLAMA
 
@@ -55,7 +55,9 @@ def test_llama_logits(theirs, heads, groups, head_dim, theta):
         context_length=64,
         d_model=48,
         num_layers=3,
-        attention=AttentionConfig(num_heads=heads, num_kv_heads=groups, head_dim=head_dim, rope_theta=theta),
+        attention=AttentionConfig(
+            num_heads=heads, num_kv_heads=groups, head_dim=head_dim, rope=RopeConfig(theta=theta)
+        ),
         mlp=MLPConfig(d_ff=80, activation="silu", gated=True),
     )
     compare(theirs, model, config, llama_parameters)

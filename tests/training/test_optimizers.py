@@ -28,7 +28,7 @@ WITH_BIASES = ModelConfig(
     context_length=4,
     d_model=4,
     num_layers=2,
-    attention=AttentionConfig(num_heads=2, qkv_bias=True, out_bias=True, qk_norm=True),
+    attention=AttentionConfig(num_heads=2, qkv_bias=True, out_bias=True, qk_norm="shared"),
     mlp=MLPConfig(d_ff=6, bias=True),
     norm=NormConfig(kind="layernorm", bias=True),
     positions="learned",

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllm.models.config import ModelConfig, NormConfig
+from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, zeros
 from jaxllm.models.einsum import einsum, product
 from jaxllm.models.initializers import into_stream, out_of_stream
+from jaxllm.models.layer import Context, Statistics
+from jaxllm.models.mixers.rope import rope_angles, rotate
 from jaxllm.models.norm import Norm, norm_spec, normalize
-from jaxllm.models.rope import rope_angles, rotate
 from jaxllm.parallel.sharding import constrain
 
 
@@ -44,62 +45,63 @@ class KVCache:
     value_BSGK: jax.Array
 
 
-def attention_spec(config: ModelConfig) -> Attention:
-    attention, D, K = config.attention, config.d_model, config.head_dim
-    H, G = attention.num_heads, config.num_kv_heads
-    kv = Param((D, G, K), ("embed", "kv_heads", "head_dim"), out_of_stream(config, fan_in=D))
-    kv_bias = Param((G, K), ("kv_heads", "head_dim"), zeros) if attention.qkv_bias else None
-    head_norm = norm_spec(NormConfig(epsilon=config.norm.epsilon), K, "head_dim") if attention.qk_norm else None
+def attention_spec(model: ModelConfig, config: AttentionConfig) -> Attention:
+    """The declarations of one attention layer."""
+    D, K, H, G = model.d_model, model.head_width(config), config.num_heads, config.kv_heads
+    kv = Param((D, G, K), ("embed", "kv_heads", "head_dim"), out_of_stream(model, fan_in=D))
+    kv_bias = Param((G, K), ("kv_heads", "head_dim"), zeros) if config.qkv_bias else None
+    head_norm = norm_spec(NormConfig(epsilon=model.norm.epsilon), K, "head_dim") if config.qk_norm != "none" else None
     return Attention(
-        query=Param((D, H, K), ("embed", "heads", "head_dim"), out_of_stream(config, fan_in=D)),
+        query=Param((D, H, K), ("embed", "heads", "head_dim"), out_of_stream(model, fan_in=D)),
         key=kv,
         value=kv,
-        out=Param((H, K, D), ("heads", "head_dim", "embed"), into_stream(config, fan_in=H * K)),
-        query_bias=Param((H, K), ("heads", "head_dim"), zeros) if attention.qkv_bias else None,
+        out=Param((H, K, D), ("heads", "head_dim", "embed"), into_stream(model, fan_in=H * K)),
+        query_bias=Param((H, K), ("heads", "head_dim"), zeros) if config.qkv_bias else None,
         key_bias=kv_bias,
         value_bias=kv_bias,
-        out_bias=Param((D,), ("residual",), zeros) if attention.out_bias else None,
+        out_bias=Param((D,), ("residual",), zeros) if config.out_bias else None,
         query_norm=head_norm,
         key_norm=head_norm,
     )
 
 
-def empty_cache(config: ModelConfig, batch: int, length: int) -> KVCache:
-    shape = (batch, length, config.num_kv_heads, config.head_dim)
-    dtype = jnp.dtype(config.compute_dtype)
+def attention_cache(model: ModelConfig, config: AttentionConfig, batch: int, length: int) -> KVCache:
+    """Room for `length` positions of one layer, in the compute type."""
+    shape = (batch, length, config.kv_heads, model.head_width(config))
+    dtype = jnp.dtype(model.compute_dtype)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 def attention(
     p: Attention,
-    config: ModelConfig,
+    model: ModelConfig,
+    config: AttentionConfig,
     x_BTD: jax.Array,
-    *,
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array | None,
+    context: Context,
     cache: KVCache | None,
-) -> tuple[jax.Array, KVCache | None]:
+) -> tuple[jax.Array, KVCache | None, Statistics]:
     """Mix along time; returns the branch [B, T, D] and the cache with the new keys and values written in.
 
-    Without a cache a query sees the keys of its own segment at its own or an earlier position. With one, `positions_BT`
-    says where each new token stands in its row; a query sees every position up to its own.
+    Without a cache a query sees the keys of its own segment at its own or an earlier position. With one, it sees every
+    position up to its own.
     """
+    positions_BT = context.positions_BT
     q_BTHK = _project(x_BTD, p.query, p.query_bias)
     k_BTGK = _project(x_BTD, p.key, p.key_bias)
     v_BTGK = _project(x_BTD, p.value, p.value_bias)
     if p.query_norm is not None:
-        head_norm = NormConfig(epsilon=config.norm.epsilon)
+        head_norm = NormConfig(epsilon=model.norm.epsilon)
         q_BTHK = normalize(p.query_norm, head_norm, q_BTHK)
         k_BTGK = normalize(p.key_norm, head_norm, k_BTGK)
-    if config.positions == "rope":
-        cos, sin = rope_angles(positions_BT, config.head_dim, config.attention.rope_theta)
+    if model.positions == "rope":
+        cos, sin = rope_angles(positions_BT, model.head_width(config), config.rope.theta)
         q_BTHK, k_BTGK = rotate(q_BTHK, cos, sin), rotate(k_BTGK, cos, sin)
     q_BTHK = constrain(q_BTHK, "batch", "length", "act_heads", None)
 
     if cache is None:
         k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
         v_BSGK = constrain(v_BTGK, "batch", None, "act_heads", None)
-        mask_BTS = visible(positions_BT, positions_BT, segment_ids_BT)
+        mask_BTS = visible(positions_BT, positions_BT, context.segment_ids_BT)
     else:
         cache = KVCache(_write(cache.key_BSGK, k_BTGK, positions_BT), _write(cache.value_BSGK, v_BTGK, positions_BT))
         k_BSGK, v_BSGK = cache.key_BSGK, cache.value_BSGK
@@ -107,7 +109,7 @@ def attention(
 
     mixed_BTHK = dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask_BTS)
     out_BTD = einsum("BTHK,HKD->BTD", mixed_BTHK, p.out)
-    return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache
+    return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache, {}
 
 
 def visible(query_positions: jax.Array, key_positions: jax.Array, segment_ids: jax.Array | None) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Channel mixers: what works within a position."""

@@ -1,0 +1,52 @@
+"""Architectures as values: every dial of every layer."""
+
+from jaxllm.models.config.attention import (
+    AttentionConfig,
+    DifferentialAttentionConfig,
+    LatentAttentionConfig,
+    RopeConfig,
+    SparseAttentionConfig,
+)
+from jaxllm.models.config.channel import MLPConfig, MoEConfig
+from jaxllm.models.config.model import Block, ChannelMixer, ModelConfig, Segment, SequenceMixer
+from jaxllm.models.config.recurrent import (
+    GatedDeltaConfig,
+    Mamba2Config,
+    MambaConfig,
+    RWKVChannelConfig,
+    RWKVConfig,
+)
+from jaxllm.models.config.structure import (
+    EmbeddingConfig,
+    HeadConfig,
+    MultiTokenConfig,
+    MuPConfig,
+    NormConfig,
+    ResidualConfig,
+)
+
+__all__ = [
+    "AttentionConfig",
+    "Block",
+    "ChannelMixer",
+    "DifferentialAttentionConfig",
+    "EmbeddingConfig",
+    "GatedDeltaConfig",
+    "HeadConfig",
+    "LatentAttentionConfig",
+    "MLPConfig",
+    "Mamba2Config",
+    "MambaConfig",
+    "MoEConfig",
+    "ModelConfig",
+    "MuPConfig",
+    "MultiTokenConfig",
+    "NormConfig",
+    "RWKVChannelConfig",
+    "RWKVConfig",
+    "ResidualConfig",
+    "RopeConfig",
+    "Segment",
+    "SequenceMixer",
+    "SparseAttentionConfig",
+]
