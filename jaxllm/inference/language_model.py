@@ -14,6 +14,7 @@ from jaxllm import config as configs
 from jaxllm import tokenizers
 from jaxllm.data.atomic import new_directory
 from jaxllm.models import Decoder, ModelConfig, decoder_spec
+from jaxllm.models.config.migrations import model_from_version_1
 from jaxllm.models.declare import abstract
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.training.checkpoints import flatten
@@ -23,6 +24,7 @@ from jaxllm.training.shipped import restore_params
 
 MODEL_FILE = "model.json"
 FORMATS = ("jaxllm",)
+CARD_MIGRATIONS = {1: lambda card: {**card, "model": model_from_version_1(card.get("model", {}))}}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class ModelCard:
     """Fingerprint of the tokenizer."""
     digests: tuple[Digest, ...]
     """What the parameters are checked against."""
-    version: int = 1
+    version: int = 2
     """Version of these fields."""
 
 
@@ -143,7 +145,9 @@ def _load_run(run: Path, step: int | None = None) -> LanguageModel:
 
 def _load_saved(path: Path) -> LanguageModel:
     source = path / MODEL_FILE
-    card = configs.from_json(source.read_text(encoding="utf-8"), ModelCard, source=str(source), migrations={})
+    card = configs.from_json(
+        source.read_text(encoding="utf-8"), ModelCard, source=str(source), migrations=CARD_MIGRATIONS
+    )
     tokenizer = tokenizers.load(path / "tokenizer")
     if tokenizer.fingerprint() != card.tokenizer:
         raise ValueError(f"{path / 'tokenizer'} is not the tokenizer that the model was saved with")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxllm.config import MIGRATIONS
 from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
+from jaxllm.models.config.migrations import model_from_version_1
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.optimizers import OptimizerConfig
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
+MIGRATIONS[1] = lambda run: {**run, "model": model_from_version_1(run.get("model", {}))}
 
 
 @dataclass(frozen=True)

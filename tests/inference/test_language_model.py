@@ -139,8 +139,8 @@ def damage_arrays(path):
     ("damage", "message"),
     [
         (
-            lambda path: edit_card(path, lambda card: card.update(version=2)),
-            "written by a newer jaxllm: config version 2",
+            lambda path: edit_card(path, lambda card: card.update(version=3)),
+            "written by a newer jaxllm: config version 3",
         ),
         (lambda path: edit_card(path, lambda card: card["model"].update(d_ff=9)), "unknown field model.d_ff"),
         (

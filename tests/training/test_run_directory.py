@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from jaxllm.models import ModelConfig
+from jaxllm.models import ModelConfig, RopeConfig
 from jaxllm.training.experiment import CONFIG_VERSION
 from jaxllm.training.optimizers import OptimizerConfig
 from jaxllm.training.run_directory import RunDirectory, read_config
@@ -120,9 +120,21 @@ def test_a_config_of_a_newer_version_is_refused(tmp_path):
         content = json.loads(run.config_file.read_text())
         content |= {"version": CONFIG_VERSION + 1, "something": "new"}
         run.config_file.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=f"{tmp_path}/config.json was written by a newer jaxllm: config version 2"):
+        with pytest.raises(ValueError, match=f"{tmp_path}/config.json was written by a newer jaxllm: config version 3"):
             run.settle_config(CONFIG)
         assert json.loads(run.config_file.read_text()) == content
+
+
+def test_a_config_of_version_1_is_read(tmp_path):
+    attention = replace(CONFIG.model.attention, qk_norm="shared", rope=RopeConfig(theta=500.0))
+    config = replace(CONFIG, model=replace(CONFIG.model, attention=attention))
+    with RunDirectory(tmp_path) as run:
+        run.settle_config(config)
+        content = json.loads(run.config_file.read_text())
+        old = content["model"]["attention"]
+        old |= {"rope_theta": old.pop("rope")["theta"], "qk_norm": True}
+        run.config_file.write_text(json.dumps(content | {"version": 1}))
+        assert run.settle_config(config) == config
 
 
 @pytest.mark.parametrize(
