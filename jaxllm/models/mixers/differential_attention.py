@@ -1,0 +1,148 @@
+"""Differential attention: the difference of two softmax maps, which cancels what both see alike.
+
+Version 1 (Ye et al. 2024): two maps of half-width queries and keys share values of full width; lambda is learned for
+each layer, and each head's output is normalized. Version 2 (its authors' code in the unilm repository): twice the query
+heads on the key/value heads of ordinary grouped attention, a pair inside one group, and lambda a sigmoid computed from
+each token; the cache is that of grouped attention.
+
+Shape letters: B batch, T query time, S key time, D model width, H heads, G key/value heads, K head width, V value
+width (2 K in version 1, K in version 2), M the two maps.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxllm.models.config import DifferentialAttentionConfig, ModelConfig, NormConfig
+from jaxllm.models.declare import Param, normal, zeros
+from jaxllm.models.einsum import einsum
+from jaxllm.models.initializers import into_stream, out_of_stream
+from jaxllm.models.layer import Context, Statistics
+from jaxllm.models.mixers.dot_product import dot_product_attention
+from jaxllm.models.mixers.kv_cache import KVCache, empty_kv_cache, remember
+from jaxllm.models.mixers.masks import visible
+from jaxllm.models.mixers.rope import depends_on_length, rope_angles, rotate, text_lengths
+from jaxllm.models.norm import Norm, norm_spec, normalize
+from jaxllm.parallel.sharding import constrain
+
+
+@struct.dataclass
+class DifferentialAttention:
+    query: jax.Array  # [D, H, M, K]
+    key: jax.Array  # [D, G, M, K], [D, G, 1, K] in version 2
+    value: jax.Array  # [D, G, V]
+    out: jax.Array  # [H, V, D]
+    query_bias: jax.Array | None  # [H, M, K]
+    key_bias: jax.Array | None
+    value_bias: jax.Array | None
+    out_bias: jax.Array | None
+    lambda_query: jax.Array | None  # version 1: [M, K]
+    lambda_key: jax.Array | None
+    norm: Norm | None  # version 1: over V
+    lambda_token: jax.Array | None  # version 2: [D, H]
+
+
+def differential_attention_spec(model: ModelConfig, config: DifferentialAttentionConfig) -> DifferentialAttention:
+    """The declarations of one layer."""
+    D, K, H, G, first = model.d_model, model.head_width(config), config.num_heads, config.kv_heads, config.version == 1
+    V, key_maps = (2 * K, 2) if first else (K, 1)
+    inward = out_of_stream(model, fan_in=D)
+
+    def bias(*shape: int, axes: tuple[str, ...]) -> Param | None:
+        return Param(shape, axes, zeros) if config.bias else None
+
+    return DifferentialAttention(
+        query=Param((D, H, 2, K), ("embed", "heads", "head_dim", "head_dim"), inward),
+        key=Param((D, G, key_maps, K), ("embed", "kv_heads", "head_dim", "head_dim"), inward),
+        value=Param((D, G, V), ("embed", "kv_heads", "head_dim"), inward),
+        out=Param((H, V, D), ("heads", "head_dim", "embed"), into_stream(model, fan_in=H * V)),
+        query_bias=bias(H, 2, K, axes=("heads", "head_dim", "head_dim")),
+        key_bias=bias(G, key_maps, K, axes=("kv_heads", "head_dim", "head_dim")),
+        value_bias=bias(G, V, axes=("kv_heads", "head_dim")),
+        out_bias=bias(D, axes=("residual",)),
+        lambda_query=Param((2, K), ("head_dim", "head_dim"), normal(0.1)) if first else None,
+        lambda_key=Param((2, K), ("head_dim", "head_dim"), normal(0.1)) if first else None,
+        norm=norm_spec(_head_norm(model, config), V, "head_dim") if first else None,
+        lambda_token=None if first else Param((D, H), ("embed", "heads"), inward),
+    )
+
+
+def differential_attention_cache(
+    model: ModelConfig, config: DifferentialAttentionConfig, batch: int, length: int
+) -> KVCache:
+    """Room for `length` positions of one layer, in the compute type: as many bytes as grouped attention takes."""
+    K = model.head_width(config)
+    width = 2 * K if config.version == 1 else K
+    return empty_kv_cache(batch, length, config.kv_heads, width, width, model.compute_dtype, reach=config.window)
+
+
+def differential_attention(
+    p: DifferentialAttention,
+    model: ModelConfig,
+    config: DifferentialAttentionConfig,
+    x_BTD: jax.Array,
+    context: Context,
+    cache: KVCache | None,
+) -> tuple[jax.Array, KVCache | None, Statistics]:
+    """Mix along time; returns the branch [B, T, D], the cache with the new keys and values, and the mean lambda."""
+    q_BTHMK, k_BTGMK = _queries_and_keys(p, model, config, x_BTD, context, cache)
+    v_BTGV = _add(einsum("BTD,DGV->BTGV", x_BTD, p.value), p.value_bias)
+    k_BTGX = k_BTGMK.reshape(*k_BTGMK.shape[:3], -1)  # both maps side by side
+    if cache is None:
+        segment_ids, key_positions = context.segment_ids_BT, context.positions_BT
+        k_BSGX, v_BSGV = (constrain(x, "batch", None, "act_heads", None) for x in (k_BTGX, v_BTGV))
+    else:
+        segment_ids = None
+        cache, k_BSGX, v_BSGV, key_positions = remember(cache, k_BTGX, v_BTGV, context.positions_BT, context.valid_BT)
+    k_BSGMK = k_BSGX.reshape(*k_BSGX.shape[:3], *k_BTGMK.shape[3:])
+    mask_BTS = visible(context.positions_BT, key_positions, segment_ids, window=config.window)
+    if config.version == 1:
+        maps = (
+            dot_product_attention(q_BTHMK[..., m, :], k_BSGMK[..., m, :], v_BSGV, mask_BTS).astype(jnp.float32)
+            for m in range(2)
+        )
+        mixed_BTHV, lambda_ = _difference_1(p, model, config, *maps, context.layer)
+    else:
+        B, T, H, M, K = q_BTHMK.shape
+        both = dot_product_attention(q_BTHMK.reshape(B, T, H * M, K), k_BSGMK[..., 0, :], v_BSGV, mask_BTS)
+        both_BTHMV = both.astype(jnp.float32).reshape(B, T, H, M, -1)
+        lambda_ = jax.nn.sigmoid(einsum("BTD,DH->BTH", x_BTD, p.lambda_token).astype(jnp.float32))
+        mixed_BTHV = both_BTHMV[..., 0, :] - lambda_[..., None] * both_BTHMV[..., 1, :]
+    out_BTD = einsum("BTHV,HVD->BTD", mixed_BTHV.astype(x_BTD.dtype), p.out)
+    return _add(out_BTD, p.out_bias), cache, {"lambda": lambda_.mean()}
+
+
+def lambda_init(config: DifferentialAttentionConfig, layer: jax.Array | int) -> jax.Array | float:
+    """Version 1's lambda at the start: the deeper, the larger, up to 0.8 (Ye et al. 2024, section 2.1)."""
+    return config.lambda_init or 0.8 - 0.6 * jnp.exp(-0.3 * layer)
+
+
+def _difference_1(p, model, config, first_BTHV, second_BTHV, layer):
+    start = lambda_init(config, layer)
+    products = (p.lambda_query.astype(jnp.float32) * p.lambda_key.astype(jnp.float32)).sum(-1)
+    lambda_ = jnp.exp(products[0]) - jnp.exp(products[1]) + start
+    difference = normalize(p.norm, _head_norm(model, config), first_BTHV - lambda_ * second_BTHV)
+    return difference * (1 - start), lambda_
+
+
+def _queries_and_keys(p, model, config, x_BTD, context: Context, cache: KVCache | None):
+    q_BTHMK = _add(einsum("BTD,DHMK->BTHMK", x_BTD, p.query), p.query_bias)
+    k_BTGMK = _add(einsum("BTD,DGMK->BTGMK", x_BTD, p.key), p.key_bias)
+    if model.positions == "rope":
+        length = None
+        if depends_on_length(config.rope):
+            length = text_lengths(context.positions_BT, context.segment_ids_BT) if cache is None else cache.length
+        angles = rope_angles(context.positions_BT, model.head_width(config), config.rope, model.context_length, length)
+        turn = lambda x: rotate(x.reshape(*x.shape[:2], -1, x.shape[-1]), *angles).reshape(x.shape)  # noqa: E731
+        q_BTHMK, k_BTGMK = turn(q_BTHMK), turn(k_BTGMK)
+    return constrain(q_BTHMK, "batch", "length", "act_heads", None, None), k_BTGMK
+
+
+def _head_norm(model: ModelConfig, config: DifferentialAttentionConfig) -> NormConfig:
+    return NormConfig(epsilon=model.norm.epsilon, scale=config.head_norm_scale)
+
+
+def _add(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return y if bias is None else y + bias.astype(y.dtype)
