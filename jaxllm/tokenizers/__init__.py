@@ -6,15 +6,22 @@
     tokenizer = load("runs/one/tokenizer")
 
 Every tokenizer is a `PipelineTokenizer`: the same stages, filled in by each family in its own way.
+These names are imported when they are first used, since a worker process needs few of them.
 """
 
-from jaxllm.tokenizers.config import TokenizerConfig
-from jaxllm.tokenizers.formats.load_and_write import load, write
-from jaxllm.tokenizers.kinds import train
-from jaxllm.tokenizers.pipeline import PipelineTokenizer
-from jaxllm.tokenizers.protocol import END_OF_TEXT, Encoding, Tokenizer
-from jaxllm.tokenizers.streaming import StreamingDecoder
-from jaxllm.tokenizers.training.train_byte_bpe import train_byte_bpe
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxllm.tokenizers.config import TokenizerConfig
+    from jaxllm.tokenizers.formats.load_and_write import load, write
+    from jaxllm.tokenizers.kinds import train
+    from jaxllm.tokenizers.pipeline import PipelineTokenizer
+    from jaxllm.tokenizers.protocol import END_OF_TEXT, Encoding, Tokenizer
+    from jaxllm.tokenizers.streaming import StreamingDecoder
+    from jaxllm.tokenizers.training.train_byte_bpe import train_byte_bpe
 
 __all__ = [
     "END_OF_TEXT",
@@ -28,3 +35,28 @@ __all__ = [
     "train_byte_bpe",
     "write",
 ]
+
+_HOME = {
+    "TokenizerConfig": "jaxllm.tokenizers.config",
+    "load": "jaxllm.tokenizers.formats.load_and_write",
+    "write": "jaxllm.tokenizers.formats.load_and_write",
+    "train": "jaxllm.tokenizers.kinds",
+    "PipelineTokenizer": "jaxllm.tokenizers.pipeline",
+    "END_OF_TEXT": "jaxllm.tokenizers.protocol",
+    "Encoding": "jaxllm.tokenizers.protocol",
+    "Tokenizer": "jaxllm.tokenizers.protocol",
+    "StreamingDecoder": "jaxllm.tokenizers.streaming",
+    "train_byte_bpe": "jaxllm.tokenizers.training.train_byte_bpe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next use finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

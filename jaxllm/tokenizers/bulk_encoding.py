@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.tokenizers.worker_processes import Workers, batches
@@ -21,7 +21,6 @@ class BulkEncoder:
 
     def __init__(self, tokenizer: Tokenizer, processes: int):
         """Raises ValueError unless there is at least one process."""
-        self._tokenizer, self._processes = tokenizer, processes
         self._workers = Workers(partial(_encode, tokenizer), processes)
 
     def __enter__(self) -> BulkEncoder:
@@ -31,31 +30,35 @@ class BulkEncoder:
         self._workers.close()
 
     def __call__(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, as tokenizer.encode gives them; raises what it raises.
+        """The ids of each text, as tokenizer.encode gives them; raises what it raises, and RuntimeError if a process
+        ends before its time.
 
         Texts are shared out by length, and one text is never divided.
         """
-        if self._processes == 1:
-            return list(map(self._tokenizer.encode, texts))
-        encoded: list[list[int]] = []
-        for lengths, packed in self._workers.map(batches(texts)):
-            ids, begin = packed.tolist(), 0
-            for length in lengths:
-                encoded.append(ids[begin : begin + length])
-                begin += length
-        return encoded
+        return list(chain.from_iterable(self._workers.map(batches(texts))))
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Iterable[str], processes: int) -> list[list[int]]:
     """The ids of each text, as a BulkEncoder of its own gives them.
 
-    Starting the processes takes some tenths of a second, so this pays from some megabytes on.
+    Another process takes some tenths of a second to start and learns the pieces anew, so this pays from some megabytes
+    on. This process is at work meanwhile.
     """
     with BulkEncoder(tokenizer, processes) as encode:
         return encode(texts)
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[list[int], array]:
-    """How many ids each text has, and all ids in an array: lists of them would take longer to send than to make."""
-    encoded = list(map(tokenizer.encode, texts))
-    return list(map(len, encoded)), array("I", chain.from_iterable(encoded))
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> _Ids:
+    return _Ids(tokenizer.encode_batch(texts))
+
+
+class _Ids(list[list[int]]):
+    """The ids of texts. They go to another process as one array: lists would take longer to send than to make."""
+
+    def __reduce__(self):
+        return _unpack, (list(map(len, self)), array("I", chain.from_iterable(self)))
+
+
+def _unpack(lengths: list[int], packed: array) -> list[list[int]]:
+    ends = list(accumulate(lengths))
+    return [packed[end - length : end].tolist() for end, length in zip(ends, lengths, strict=True)]

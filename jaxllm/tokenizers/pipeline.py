@@ -1,8 +1,7 @@
 """The tokenizer that all families are: a text goes through the same stages, and each family fills them its own way.
 
 Added tokens are found first. What lies between them is normalized, cut into pieces, and each piece gets ids from the
-vocabulary; ids of pieces are remembered, since ordinary text repeats itself so much that this decides the speed. On the
-way back each token stands for fixed bytes.
+vocabulary, or from memory if it was seen before. On the way back each token stands for fixed bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from os import PathLike
 from random import Random
@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllm.tokenizers.added_tokens import AddedToken, AddedTokenFinder
 from jaxllm.tokenizers.decoders import Decoder
+from jaxllm.tokenizers.piece_cache import PieceCache
 from jaxllm.tokenizers.preparation.metaspace import Metaspace
 from jaxllm.tokenizers.preparation.normalizers import rewrite_aligned
 from jaxllm.tokenizers.protocol import AllowedSpecial, Encoding
 from jaxllm.tokenizers.stages import Cut, Preparation, Rewrite, Span, Vocabulary
 from jaxllm.tokenizers.template import Template
+from jaxllm.tokenizers.worker_processes import batches
 
 if TYPE_CHECKING:
     from jaxllm.tokenizers.chat.chat_template import EncodedChat
-
-_CACHE_PIECES = 1 << 18
-_CACHE_LONGEST = 64
 
 
 class PipelineTokenizer:
@@ -63,11 +62,10 @@ class PipelineTokenizer:
         self._special = {token.content: token.id for token in self.added_tokens if token.special}
         self.roles, self.batches = dict(roles or {}), dict(batches or {})
         self._texts = _texts_of_ids(vocabulary, self.added_tokens)
-        self._bytes = _table(self._texts, self.added_tokens, decoder)
-        self._vocab_size = max(self._texts) + 1
+        self._vocab_size = max(self._bytes) + 1
         self._roles = _ids_of_roles(self.roles, self._texts)
         for place, _ in (template.single + template.pair) if template else ():
-            if not isinstance(place, str) and place not in self._bytes:
+            if not isinstance(place, str) and place not in self._texts:
                 raise ValueError(f"the template names the id {place}, which no token has")
         ordinary = [token for token in self.added_tokens if not token.special]
         self._normalized_words = AddedTokenFinder(
@@ -81,11 +79,15 @@ class PipelineTokenizer:
         self._first_cutters, self._later_cutters = (
             [(isinstance(step, Cut), step) for step in steps] for steps in (self.pre_tokenizer, self._later_steps)
         )
-        self._cache = _PieceCache(vocabulary.encode_piece)
+        self._cache = PieceCache(vocabulary)
 
-    def __reduce__(self):
-        # A copy in another process starts with an empty cache.
-        return _rebuild, (self.vocabulary, self._settings())
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process starts with an empty cache, and has no need to check everything again.
+        return {name: value for name, value in vars(self).items() if name not in ("_cache", "_bytes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._cache = PieceCache(self.vocabulary)
 
     def _settings(self) -> dict[str, object]:
         return {
@@ -103,6 +105,14 @@ class PipelineTokenizer:
         """A tokenizer that differs in the given arguments of the constructor."""
         settings = self._settings() | {"vocabulary": self.vocabulary} | changes
         return type(self)(settings.pop("vocabulary"), **settings)
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        """The bytes of each id. A copy that only encodes does without."""
+        special = {token.id for token in self.added_tokens if token.special}
+        ordinary = {token.id for token in self.added_tokens if not token.special}
+        decode = self.decoder.token_bytes
+        return {i: b"" if i in special else decode(text, i in ordinary) for i, text in self._texts.items()}
 
     @property
     def vocab_size(self) -> int:
@@ -174,7 +184,16 @@ class PipelineTokenizer:
             from jaxllm.tokenizers.bulk_encoding import encode_batch
 
             return encode_batch(self, texts, processes)
-        return [self.encode(text) for text in texts]
+        return [ids for some in batches(texts) for ids in self._encode_some(some)]
+
+    def _encode_some(self, texts: Sequence[str]) -> list[list[int]]:
+        """What encode says of each text, but what is new in them is encoded together."""
+        if self._words or self._normalized_words:
+            return list(map(self.encode, texts))
+        try:
+            return self._cache.ids_of_texts(self._cut(self._normalize(text), True) if text else () for text in texts)
+        except UnicodeEncodeError:
+            return list(map(self.encode, texts))  # it says where
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", errors="replace")
@@ -287,12 +306,15 @@ class PipelineTokenizer:
             return ids
         return self._encode_normalized(text, first)
 
-    def _encode_normalized(self, text: str, first: bool) -> list[int]:
+    def _cut(self, text: str, first: bool) -> Iterable[str]:
         pieces: Iterable[str] = (text,)
         for is_cut, step in self._first_cutters if first else self._later_cutters:
             pieces = chain.from_iterable(map(step, pieces)) if is_cut else map(step, pieces)
+        return pieces
+
+    def _encode_normalized(self, text: str, first: bool) -> list[int]:
         try:
-            return list(chain.from_iterable(map(self._cache.__getitem__, pieces)))
+            return list(chain.from_iterable(map(self._cache.__getitem__, self._cut(text, first))))
         except UnicodeEncodeError:
             position = re.search("[\ud800-\udfff]", text).start()
             raise ValueError(
@@ -318,10 +340,6 @@ class PipelineTokenizer:
         if isinstance(token, int) and 0 <= token < self.vocab_size:
             return ValueError(f"no token of the vocabulary has the id {token}")
         return ValueError(f"id {token} is not in the vocabulary, whose ids are 0 .. {self.vocab_size - 1}")
-
-
-def _rebuild(vocabulary: Vocabulary, settings: dict[str, object]) -> PipelineTokenizer:
-    return PipelineTokenizer(vocabulary, **settings)
 
 
 def _not_first(step: Rewrite | Cut) -> Rewrite | Cut:
@@ -357,12 +375,6 @@ def _texts_of_ids(vocabulary: Vocabulary, added: Sequence[AddedToken]) -> dict[i
     return texts
 
 
-def _table(texts: dict[int, str], added: Sequence[AddedToken], decoder: Decoder) -> dict[int, bytes]:
-    special = {token.id for token in added if token.special}
-    ordinary = {token.id for token in added if not token.special}
-    return {i: b"" if i in special else decoder.token_bytes(text, i in ordinary) for i, text in texts.items()}
-
-
 def _pieces(text: str, origin: list[Span], steps: Iterable[Rewrite | Cut]) -> list[tuple[str, list[Span]]]:
     pieces = [(text, origin)]
     for step in steps:
@@ -381,19 +393,3 @@ def _cover(origin: list[Span], begin: int, end: int) -> Span:
     if begin < len(origin):
         return origin[begin][0], origin[begin][0]
     return (origin[-1][1], origin[-1][1]) if origin else (0, 0)
-
-
-class _PieceCache(dict):
-    """Ids of the pieces seen so far; a piece that is not here is encoded and, unless it is long, remembered."""
-
-    def __init__(self, encode):
-        super().__init__()
-        self._encode = encode
-
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        ids = self._encode(piece)
-        if len(piece) <= _CACHE_LONGEST:
-            if len(self) >= _CACHE_PIECES:
-                self.clear()
-            self[piece] = ids
-        return ids

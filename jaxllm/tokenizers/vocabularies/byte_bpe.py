@@ -8,8 +8,8 @@ stands for the token of id i, so that finding and replacing a pair are operation
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, islice, repeat
 from operator import add, itemgetter
 from typing import AnyStr
@@ -59,10 +59,9 @@ class ByteLevelBPE:
         tokens = dict.fromkeys(chain((bytes([byte]) for byte in BYTE_ORDER), (left + right for left, right in merges)))
         return cls({token: i for i, token in enumerate(tokens)}, merges)
 
-    def __reduce__(self):
-        if self._given_merges is None:
-            return ByteLevelBPE.from_ranks, (self.vocabulary,)
-        return partial(ByteLevelBPE, ignore_merges=self.ignore_merges), (self.vocabulary, self._given_merges)
+    def __getstate__(self) -> dict[str, object]:
+        # A copy in another process has the tables, whose making takes longer, but NumPy only when there is much to do.
+        return {name: value for name, value in vars(self).items() if name != "_merger"}
 
     @property
     def is_by_ranks(self) -> bool:
@@ -107,6 +106,23 @@ class ByteLevelBPE:
             return tuple(map(ord, _merge_few([*symbols], self._ranks, self._merged)))
         return tuple(map(ord, merge_pairs(symbols, self._ranks, self._merged)))
 
+    def encode_pieces(self, pieces: Sequence[str]) -> list[tuple[int, ...]]:
+        """What encode_piece says of each piece, quicker where there are many. Raises what it raises."""
+        found = dict.fromkeys(pieces)
+        if self._given_merges is not None and not self.missing_bytes and len(pieces) >= _MANY:
+            whole = self.vocabulary if self.ignore_merges else ()
+            data = {piece: data for piece in found if 0 < len(data := piece.encode()) <= _SHORT and data not in whole}
+            together = sorted(data, key=lambda piece: len(data[piece]))
+            if together:
+                found |= zip(together, self._merger(list(map(data.__getitem__, together))), strict=True)
+        return [self.encode_piece(piece) if (ids := found[piece]) is None else ids for piece in pieces]
+
+    @cached_property
+    def _merger(self) -> Callable[[Sequence[bytes]], Iterator[tuple[int, ...]]]:
+        from jaxllm.tokenizers.vocabularies.merging_arrays import PairMerger
+
+        return PairMerger(list(map(self.vocabulary.__getitem__, _SINGLE_BYTES)), self._ranks, self._merged)
+
     def encode_spans(self, piece: str) -> list[tuple[int, Span]]:
         # The character that each byte belongs to.
         owner = [i for i, character in enumerate(piece) for _ in character.encode("utf-8")]
@@ -133,6 +149,10 @@ def _check(vocabulary: Mapping[bytes, int]) -> dict[int, bytes]:
 
 # Up to so many symbols, looking at all pairs for each merge is quicker than keeping them in a heap.
 _FEW = 100
+# From so many pieces on, merging them together is quicker than one by one, unless they are long: a round for all of
+# them makes one merge of each.
+_MANY = 100
+_SHORT = 32
 _NO_RANK = sys.maxsize
 _SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 

@@ -57,6 +57,14 @@ def test_the_translation_is_the_pattern(pattern):
         assert ours(text) == theirs(text), text
 
 
+@given(
+    st.text(alphabet=" \n\r\t\x0b\x1c\x85\u3000a1'.sé\u0301"),
+    st.sampled_from(sorted(KNOWN_PATTERNS - set(SPLIT_SEQUENCES["deepseek-llm"]))),
+)
+def test_the_quicker_parts_match_the_same(text, pattern):
+    assert splitter(pattern)(text) == splitter(f"(?:{pattern})")(text)
+
+
 @given(st.text() | DENSE, st.sampled_from([*ALL.values(), (r"(a)|b*",), ("",)]))
 def test_nothing_is_lost(text, patterns):
     cut = splitter(patterns)
