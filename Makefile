@@ -1,7 +1,7 @@
 # make quickstart   raw text -> tokenizer -> model -> report, on this machine (ACCELERATOR=cuda or tpu to use one)
 # make test         the test suite
 # make lint         style and import order; `make format` repairs what it can
-# make parity       the test suite, with the other implementations installed that some tests compare with
+# make parity       the tests that compare with other implementations, with those installed
 # make clean        removes the virtual environment and all caches; runs are kept
 #
 # PYTHON=python3.12 names another interpreter, VENV=DIR another place for the virtual environment, ARGS=... is passed on.
@@ -30,8 +30,11 @@ quickstart: $(BASE) $(ACCELERATED)
 test: $(TEST)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
+# Those that skip themselves, or a part of themselves, without the others.
+PARITY_TESTS = $(shell grep -rlE 'importorskip|requirements/parity' tests --include='test_*.py')
+
 parity: $(PARITY)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(PARITY_TESTS) $(ARGS)
 
 lint: $(LINT)
 	$(BIN)/ruff check .
