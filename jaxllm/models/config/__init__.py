@@ -8,6 +8,9 @@ from jaxllm.models.config.attention import (
     SparseAttentionConfig,
 )
 from jaxllm.models.config.channel import MLPConfig, MoEConfig
+from jaxllm.models.config.cross_attention import CrossAttentionConfig, RelativeBiasConfig
+from jaxllm.models.config.encoder import EncoderConfig
+from jaxllm.models.config.encoder_decoder import EncoderDecoderConfig
 from jaxllm.models.config.model import Block, ChannelMixer, ModelConfig, Segment, SequenceMixer
 from jaxllm.models.config.recurrent import (
     GatedDeltaConfig,
@@ -24,13 +27,17 @@ from jaxllm.models.config.structure import (
     NormConfig,
     ResidualConfig,
 )
+from jaxllm.models.config.vision import VisionConfig, VisionLanguageConfig
 
 __all__ = [
     "AttentionConfig",
     "Block",
     "ChannelMixer",
+    "CrossAttentionConfig",
     "DifferentialAttentionConfig",
     "EmbeddingConfig",
+    "EncoderConfig",
+    "EncoderDecoderConfig",
     "GatedDeltaConfig",
     "HeadConfig",
     "LatentAttentionConfig",
@@ -44,9 +51,12 @@ __all__ = [
     "NormConfig",
     "RWKVChannelConfig",
     "RWKVConfig",
+    "RelativeBiasConfig",
     "ResidualConfig",
     "RopeConfig",
     "Segment",
     "SequenceMixer",
     "SparseAttentionConfig",
+    "VisionConfig",
+    "VisionLanguageConfig",
 ]

@@ -19,7 +19,7 @@ class RopeConfig:
     scaling: Literal["none", "linear", "ntk", "dynamic_ntk", "yarn", "longrope", "llama3"] = "none"
     """How the frequencies are stretched."""
     factor: float = 1.0
-    """How many times longer than original_context."""
+    """How many times longer than original_context; 1 in YaRN and LongRoPE means context_length / original_context."""
     original_context: int = 0
     """Length the frequencies were trained for; 0 means the model's context_length."""
     beta_fast: float = 32.0
@@ -29,9 +29,10 @@ class RopeConfig:
     truncate: bool = True
     """YaRN: round the bounds of the ramp to whole dimensions."""
     mscale: float = 0.0
-    """YaRN (DeepSeek): weight of log(factor) in the scale of cosine and sine; 0 means the standard 1."""
+    """YaRN (DeepSeek): weight of log(factor) in the scale of cosine and sine; counts together with mscale_all_dim."""
     mscale_all_dim: float = 0.0
-    """YaRN (DeepSeek): the same, divided out of cosine and sine and put on the attention scores instead."""
+    """YaRN (DeepSeek): the same, divided out of cosine and sine; latent attention puts it on the scores instead. Where
+    either is 0, cosine and sine take the standard weight 1."""
     attention_factor: float = 0.0
     """YaRN, LongRoPE: scale of cosine and sine; 0 means the formula of the method."""
     low_freq_factor: float = 1.0
@@ -50,6 +51,19 @@ class RopeConfig:
             raise ValueError(f"rope.factor must be at least 1, got {self.factor}")
         if self.scaling == "longrope" and not (self.short_factor and self.long_factor):
             raise ValueError("rope.scaling=longrope needs rope.short_factor and rope.long_factor")
+        if self.theta <= 1:
+            raise ValueError(f"rope.theta, the base of the frequencies, must be above 1, got {self.theta}")
+        if self.original_context < 0 or self.attention_factor < 0:
+            raise ValueError(
+                f"rope.original_context and .attention_factor are positive or 0, got {self.original_context} and "
+                f"{self.attention_factor}"
+            )
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"rope.low_freq_factor={self.low_freq_factor} must be below high_freq_factor={self.high_freq_factor}"
+            )
+        if self.beta_slow >= self.beta_fast:
+            raise ValueError(f"rope.beta_slow={self.beta_slow} must be below beta_fast={self.beta_fast}")
 
 
 @dataclass(frozen=True)
@@ -69,14 +83,16 @@ class AttentionConfig:
     out_bias: bool = False
     """Add a bias to the output projection."""
     qk_norm: Literal["none", "shared", "per_head", "whole"] = "none"
-    """Normalize queries and keys as the model's norms do: one scale [K] shared by all heads (Qwen 3), one for each head
-    [H, K] (StableLM), or over all heads at once (OLMo 2)."""
+    """Normalize queries and keys as the model's norms do, without a bias: each head, by one scale [K] for all (Qwen 3)
+    or one of its own [H, K] (StableLM); or all heads at once, with a scale [H, K] too (OLMo 2)."""
     rope: RopeConfig = RopeConfig()
     """Rotary frequencies; used when the model's positions are "rope"."""
     no_positions: bool = False
     """Use neither rotary positions nor ALiBi in this layer (NoPE)."""
+    alibi_scaled: bool = False
+    """ALiBi is added before the scores get their factor, not after (Falcon)."""
     window: int = 0
-    """A query sees this many positions, itself included; 0 means all."""
+    """A query sees this many positions, itself included (not causal: half of it to either side); 0 means all."""
     chunk: int = 0
     """A query sees only its own chunk of this many positions; 0 means all."""
     causal: bool = True
@@ -94,6 +110,8 @@ class AttentionConfig:
         check_heads(self.num_heads, self.num_kv_heads)
         if self.window < 0 or self.chunk < 0:
             raise ValueError(f"attention.window and .chunk are lengths or 0, got {self.window} and {self.chunk}")
+        if self.softcap < 0 or self.scale < 0:
+            raise ValueError(f"attention.softcap and .scale are positive or 0, got {self.softcap} and {self.scale}")
 
     @property
     def kv_heads(self) -> int:
@@ -125,6 +143,19 @@ class LatentAttentionConfig:
     """Factor of the scores; 0 means 1 / sqrt(nope_dim + rope_dim), times YaRN's where it is used."""
     bias: bool = False
     """Add a bias to the projections into the latents and out of the heads."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square of a latent under the root."""
+
+    def __post_init__(self):
+        for name in ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"latent_attention.{name} must be at least 1, got {getattr(self, name)}")
+        if self.q_rank < 0 or self.scale < 0:
+            raise ValueError(
+                f"latent_attention.q_rank and .scale are positive or 0, got {self.q_rank} and {self.scale}"
+            )
+        if int(self.rope_dim * self.rope.fraction) % 2:
+            raise ValueError(f"rotary positions turn pairs of units, so rope_dim must be even, got {self.rope_dim}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +178,8 @@ class DifferentialAttentionConfig:
     """A query sees this many positions, itself included; 0 means all."""
     lambda_init: float = 0.0
     """Version 1: lambda at the start; 0 means 0.8 - 0.6 exp(-0.3 layer), layers counted from 0."""
+    head_norm_scale: bool = True
+    """Version 1: the norm of each head's output has a learned scale."""
     bias: bool = False
     """Add a bias to all projections."""
 

@@ -17,6 +17,7 @@ from jaxllm.models.config.attention import (
     SparseAttentionConfig,
 )
 from jaxllm.models.config.channel import MLPConfig, MoEConfig
+from jaxllm.models.config.cross_attention import CrossAttentionConfig
 from jaxllm.models.config.recurrent import (
     GatedDeltaConfig,
     Mamba2Config,
@@ -42,6 +43,7 @@ SequenceMixer = (
     | Mamba2Config
     | GatedDeltaConfig
     | RWKVConfig
+    | CrossAttentionConfig
 )
 ChannelMixer = MLPConfig | MoEConfig | RWKVChannelConfig
 
@@ -138,9 +140,9 @@ class ModelConfig:
                 f"model.d_model={self.d_model} is not a multiple of num_heads={mixer.num_heads}: "
                 "change one of them, or set head_dim (model.attention.head_dim)"
             )
-        turned = self.head_width(mixer) * mixer.rope.fraction
+        turned = int(self.head_width(mixer) * mixer.rope.fraction) if hasattr(mixer, "rope") else 0
         if self.positions == "rope" and turned % 2:
-            raise ValueError(f"rotary positions turn pairs of units, so head_dim must be even, got {turned:g}")
+            raise ValueError(f"rotary positions turn pairs of units, so head_dim must be even, got {turned}")
 
     def head_width(self, mixer: AttentionConfig | DifferentialAttentionConfig | SparseAttentionConfig) -> int:
         """Width of a query and key head, K."""

@@ -27,9 +27,17 @@ class MambaConfig:
     inner_norm: bool = False
     """RMS-normalize step size, B and C (Jamba)."""
     scan: Literal["chunked", "associative"] = "chunked"
-    """How a whole sequence is computed: a scan over chunks, parallel within each, or one associative scan."""
+    """How a whole sequence is computed: a scan over chunks, parallel within each, or one associative scan, which holds
+    the states of all positions at once."""
     chunk: int = 64
     """Positions of a chunk."""
+
+    def __post_init__(self):
+        _at_least("mamba", self, d_state=1, d_conv=1, expand=1, dt_rank=0, chunk=1)
+
+    def step_rank(self, d_model: int) -> int:
+        """Width of the projection that the step size is made from, R."""
+        return self.dt_rank or -(-d_model // 16)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Mamba2Config:
     expand: int = 2
     """Channels are this many times d_model."""
     head_dim: int = 64
-    """Channels of a head."""
+    """Channels of a head, P."""
     num_groups: int = 1
     """Groups of heads that share B and C."""
     conv_bias: bool = True
@@ -56,8 +64,25 @@ class Mamba2Config:
     """Lower limit of the step size."""
     dt_max: float = 0.0
     """Upper limit of the step size; 0 means none."""
+    rotary_state: bool = False
+    """Let tokens turn the state, pair by pair, by angles computed from the input: a complex state (Mamba-3)."""
     chunk: int = 64
     """Positions of a chunk."""
+
+    def __post_init__(self):
+        _at_least("mamba2", self, d_state=1, d_conv=1, expand=1, head_dim=1, num_groups=1, dt_min=0, dt_max=0, chunk=1)
+        if self.dt_max and self.dt_max <= self.dt_min:
+            raise ValueError(f"mamba2.dt_max={self.dt_max} must be above dt_min={self.dt_min}, or 0 for no limit")
+
+    def num_heads(self, d_model: int) -> int:
+        """Heads, H. Raises ValueError where they do not come out even."""
+        heads, rest = divmod(self.expand * d_model, self.head_dim)
+        if rest or heads % self.num_groups:
+            raise ValueError(
+                f"expand * d_model = {self.expand * d_model} channels must be whole heads of "
+                f"mamba2.head_dim={self.head_dim}, and the heads fall into mamba2.num_groups={self.num_groups}"
+            )
+        return heads
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,7 @@ class GatedDeltaConfig:
     num_heads: int = 32
     """Value heads, H."""
     num_key_heads: int = 16
-    """Query and key heads; each serves num_heads / num_key_heads value heads."""
+    """Query and key heads, G; each serves num_heads / num_key_heads value heads."""
     key_dim: int = 128
     """Width of a query and key."""
     value_dim: int = 128
@@ -83,6 +108,13 @@ class GatedDeltaConfig:
     chunk: int = 64
     """Positions of a chunk."""
 
+    def __post_init__(self):
+        _at_least("gated_delta", self, num_heads=1, num_key_heads=1, key_dim=1, value_dim=1, d_conv=0, chunk=1)
+        if self.num_heads % self.num_key_heads:
+            raise ValueError(
+                f"gated_delta.num_heads={self.num_heads} must be a multiple of num_key_heads={self.num_key_heads}"
+            )
+
 
 @dataclass(frozen=True)
 class RWKVConfig:
@@ -92,6 +124,11 @@ class RWKVConfig:
     """Names this class in files."""
     d_attention: int = 0
     """Channels; 0 means d_model."""
+    chunk: int = 64
+    """Positions of a chunk."""
+
+    def __post_init__(self):
+        _at_least("rwkv", self, d_attention=0, chunk=1)
 
 
 @dataclass(frozen=True)
@@ -102,3 +139,12 @@ class RWKVChannelConfig:
     """Names this class in files."""
     d_ff: int = 0
     """Hidden width; 0 means 4 d_model."""
+
+    def __post_init__(self):
+        _at_least("rwkv_channel", self, d_ff=0)
+
+
+def _at_least(name: str, config: object, **smallest: int) -> None:
+    for field, bound in smallest.items():
+        if getattr(config, field) < bound:
+            raise ValueError(f"{name}.{field} must be at least {bound}, got {getattr(config, field)}")

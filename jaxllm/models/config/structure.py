@@ -82,10 +82,14 @@ class MultiTokenConfig:
     """Predicting more than the next token (Gloeckle et al. 2024; DeepSeek-V3)."""
 
     depth: int = 1
-    """Further tokens that are predicted, D."""
+    """Further tokens that are predicted, D; 0 means none."""
     kind: Literal["sequential", "parallel"] = "sequential"
     """One module after another, each reading the one before and the next token (DeepSeek-V3), or independent blocks on
     the same trunk (Gloeckle)."""
+
+    def __post_init__(self):
+        if self.depth < 0:
+            raise ValueError(f"model.multi_token.depth must not be negative, got {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,12 @@ class MuPConfig:
     """num_layers that they were tuned at; 0 means that depth does not scale (µP alone)."""
     depth_alpha: float = 1.0
     """CompleteP (Dey et al. 2025): branches are multiplied by (num_layers / base_depth) ** -alpha."""
+
+    def __post_init__(self):
+        if self.base_width < 1 or self.base_depth < 0:
+            raise ValueError(
+                f"mup.base_width={self.base_width} and mup.base_depth={self.base_depth} are sizes of a model "
+                "(base_depth=0: depth does not scale)"
+            )
+        if not 0.5 <= self.depth_alpha <= 1:
+            raise ValueError(f"mup.depth_alpha must be in [0.5, 1], got {self.depth_alpha}")

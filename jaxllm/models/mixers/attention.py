@@ -1,23 +1,26 @@
 """Softmax attention with grouped heads, over packed documents or against a cache.
 
-Shape letters: B batch, T query time, S key time, D model width, H query heads, G key/value heads, R query heads per
-group (H / G), K head width.
+Shape letters: B batch, T query time, S key time, D model width, H query heads, G key/value heads, K head width.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
-from jaxllm.models.declare import Param, zeros
-from jaxllm.models.einsum import einsum, product
+from jaxllm.models.declare import Param, ones, zeros
+from jaxllm.models.einsum import einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
-from jaxllm.models.mixers.rope import rope_angles, rotate
+from jaxllm.models.mixers.alibi import alibi_bias
+from jaxllm.models.mixers.dot_product import dot_product_attention
+from jaxllm.models.mixers.kv_cache import KVCache, empty_kv_cache, remember
+from jaxllm.models.mixers.masks import visible
+from jaxllm.models.mixers.rope import depends_on_length, rope_angles, rotate, text_lengths
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.parallel.sharding import constrain
 
@@ -34,42 +37,44 @@ class Attention:
     out_bias: jax.Array | None
     query_norm: Norm | None
     key_norm: Norm | None
-
-
-@struct.dataclass
-class KVCache:
-    """Keys and values of one layer. Row b holds positions 0 .. length_B[b] - 1; what lies beyond is overwritten before
-    it is seen."""
-
-    key_BSGK: jax.Array
-    value_BSGK: jax.Array
+    gate: jax.Array | None = None
+    gate_bias: jax.Array | None = None
+    sinks: jax.Array | None = None
 
 
 def attention_spec(model: ModelConfig, config: AttentionConfig) -> Attention:
     """The declarations of one attention layer."""
     D, K, H, G = model.d_model, model.head_width(config), config.num_heads, config.kv_heads
+    query = Param((D, H, K), ("embed", "heads", "head_dim"), out_of_stream(model, fan_in=D))
+    query_bias = Param((H, K), ("heads", "head_dim"), zeros) if config.qkv_bias else None
     kv = Param((D, G, K), ("embed", "kv_heads", "head_dim"), out_of_stream(model, fan_in=D))
     kv_bias = Param((G, K), ("kv_heads", "head_dim"), zeros) if config.qkv_bias else None
-    head_norm = norm_spec(NormConfig(epsilon=model.norm.epsilon), K, "head_dim") if config.qk_norm != "none" else None
     return Attention(
-        query=Param((D, H, K), ("embed", "heads", "head_dim"), out_of_stream(model, fan_in=D)),
+        query=query,
         key=kv,
         value=kv,
         out=Param((H, K, D), ("heads", "head_dim", "embed"), into_stream(model, fan_in=H * K)),
-        query_bias=Param((H, K), ("heads", "head_dim"), zeros) if config.qkv_bias else None,
+        query_bias=query_bias,
         key_bias=kv_bias,
         value_bias=kv_bias,
         out_bias=Param((D,), ("residual",), zeros) if config.out_bias else None,
-        query_norm=head_norm,
-        key_norm=head_norm,
+        query_norm=_head_norm_spec(model, config, "heads", H, K),
+        key_norm=_head_norm_spec(model, config, "kv_heads", G, K),
+        gate=query if config.gate else None,
+        gate_bias=query_bias if config.gate else None,
+        sinks=Param((H,), ("heads",), zeros) if config.sinks else None,
     )
 
 
 def attention_cache(model: ModelConfig, config: AttentionConfig, batch: int, length: int) -> KVCache:
-    """Room for `length` positions of one layer, in the compute type."""
-    shape = (batch, length, config.kv_heads, model.head_width(config))
-    dtype = jnp.dtype(model.compute_dtype)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    """Room for `length` positions of one layer in the compute type; for no more than a window or chunk where there is
+    one. Raises ValueError for attention to later tokens, which can't be continued."""
+    if not config.causal:
+        raise ValueError(
+            "attention.causal=false sees later tokens, so there is no continuing from a cache: give whole sequences"
+        )
+    K, reach = model.head_width(config), min(filter(None, (config.window, config.chunk)), default=0)
+    return empty_kv_cache(batch, length, config.kv_heads, K, K, model.compute_dtype, reach=reach)
 
 
 def attention(
@@ -82,54 +87,63 @@ def attention(
 ) -> tuple[jax.Array, KVCache | None, Statistics]:
     """Mix along time; returns the branch [B, T, D] and the cache with the new keys and values written in.
 
-    Without a cache a query sees the keys of its own segment at its own or an earlier position. With one, it sees every
-    position up to its own.
+    Without a cache a query sees keys of its own segment; with one, all of its row. Of those it sees the ones that
+    causality, window and chunk leave.
     """
-    positions_BT = context.positions_BT
-    q_BTHK = _project(x_BTD, p.query, p.query_bias)
-    k_BTGK = _project(x_BTD, p.key, p.key_bias)
+    positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
+    q_BTHK, k_BTGK = _queries_and_keys(p, model, config, x_BTD, context, cache)
     v_BTGK = _project(x_BTD, p.value, p.value_bias)
-    if p.query_norm is not None:
-        head_norm = NormConfig(epsilon=model.norm.epsilon)
-        q_BTHK = normalize(p.query_norm, head_norm, q_BTHK)
-        k_BTGK = normalize(p.key_norm, head_norm, k_BTGK)
-    if model.positions == "rope":
-        cos, sin = rope_angles(positions_BT, model.head_width(config), config.rope.theta)
-        q_BTHK, k_BTGK = rotate(q_BTHK, cos, sin), rotate(k_BTGK, cos, sin)
-    q_BTHK = constrain(q_BTHK, "batch", "length", "act_heads", None)
-
     if cache is None:
         k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
         v_BSGK = constrain(v_BTGK, "batch", None, "act_heads", None)
-        mask_BTS = visible(positions_BT, positions_BT, context.segment_ids_BT)
+        key_positions = positions_BT
+        if segment_ids is None and not config.causal and context.valid_BT is not None:
+            segment_ids = context.valid_BT  # nothing else would hide the padding
     else:
-        cache = KVCache(_write(cache.key_BSGK, k_BTGK, positions_BT), _write(cache.value_BSGK, v_BTGK, positions_BT))
-        k_BSGK, v_BSGK = cache.key_BSGK, cache.value_BSGK
-        mask_BTS = visible(positions_BT, jnp.arange(k_BSGK.shape[1])[None], None)
-
-    mixed_BTHK = dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask_BTS)
+        segment_ids = None
+        cache, k_BSGK, v_BSGK, key_positions = remember(cache, k_BTGK, v_BTGK, positions_BT, context.valid_BT)
+    mixed_BTHK = dot_product_attention(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        visible(
+            positions_BT,
+            key_positions,
+            segment_ids,
+            causal=config.causal,
+            window=config.window,
+            chunk=config.chunk,
+        ),
+        bias=_bias(model, config, context, key_positions, k_BSGK.shape[1]),
+        softcap=config.softcap,
+        sinks=p.sinks,
+        scale=_scale(model, config),
+    )
+    if p.gate is not None:
+        gate_BTHK = _project(x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
+        mixed_BTHK = mixed_BTHK * jax.nn.sigmoid(gate_BTHK).astype(mixed_BTHK.dtype)
     out_BTD = einsum("BTHK,HKD->BTD", mixed_BTHK, p.out)
     return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache, {}
 
 
-def visible(query_positions: jax.Array, key_positions: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-    """Which keys a query may see, bool [B, T, S] (B may be 1): not later than itself, and of its own segment."""
-    mask = key_positions[:, None, :] <= query_positions[:, :, None]
-    if segment_ids is None:
-        return mask
-    return mask & (segment_ids[:, None, :] == segment_ids[:, :, None])
-
-
-def dot_product_attention(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(K)) v with scores and softmax in float32 (Vaswani et al. 2017, equation 1); [B, T, H, K]
-    out."""
-    B, T, H, K = q_BTHK.shape
-    G = k_BSGK.shape[2]
-    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
-    scores = product("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK) / math.sqrt(K)
-    scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSGK.dtype)
-    return product("BGRTS,BSGK->BTGRK", weights, v_BSGK, v_BSGK.dtype).reshape(B, T, H, K)
+def _queries_and_keys(
+    p: Attention,
+    model: ModelConfig,
+    config: AttentionConfig,
+    x_BTD: jax.Array,
+    context: Context,
+    cache: KVCache | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Queries [B, T, H, K] and keys [B, T, G, K] as they meet: normalized and turned."""
+    q_BTHK = _head_norm(p.query_norm, model, config, _project(x_BTD, p.query, p.query_bias))
+    k_BTGK = _head_norm(p.key_norm, model, config, _project(x_BTD, p.key, p.key_bias))
+    if model.positions == "rope" and not config.no_positions:
+        length = None
+        if depends_on_length(config.rope):
+            length = text_lengths(context.positions_BT, context.segment_ids_BT) if cache is None else cache.length
+        angles = rope_angles(context.positions_BT, model.head_width(config), config.rope, model.context_length, length)
+        q_BTHK, k_BTGK = rotate(q_BTHK, *angles), rotate(k_BTGK, *angles)
+    return constrain(q_BTHK, "batch", "length", "act_heads", None), k_BTGK
 
 
 def _project(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -137,7 +151,48 @@ def _project(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax
     return y if bias is None else y + bias.astype(y.dtype)
 
 
-def _write(buffer_BSGK: jax.Array, new_BTGK: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Put each row's new entries at its own positions, which follow one another."""
-    place = lambda row, new, start: jax.lax.dynamic_update_slice(row, new.astype(row.dtype), (start, 0, 0))  # noqa: E731
-    return jax.vmap(place)(buffer_BSGK, new_BTGK, positions_BT[:, 0])
+def _head_norm_spec(model: ModelConfig, config: AttentionConfig, axis: str, heads: int, width: int) -> Norm | None:
+    if config.qk_norm == "none":
+        return None
+    norm = _head_norm_config(model)
+    if config.qk_norm == "shared":
+        return norm_spec(norm, width, "head_dim")
+    start = zeros if norm.unit_offset else ones
+    return Norm(scale=Param((heads, width), (axis, "head_dim"), start), bias=None)
+
+
+def _head_norm(p: Norm | None, model: ModelConfig, config: AttentionConfig, x_BTHK: jax.Array) -> jax.Array:
+    """Queries or keys, each head normalized by itself, or all of them together."""
+    if p is None:
+        return x_BTHK
+    if config.qk_norm != "whole":
+        return normalize(p, _head_norm_config(model), x_BTHK)
+    flat = x_BTHK.reshape(*x_BTHK.shape[:2], -1)
+    return normalize(p.replace(scale=p.scale.reshape(-1)), _head_norm_config(model), flat).reshape(x_BTHK.shape)
+
+
+def _head_norm_config(model: ModelConfig) -> NormConfig:
+    return replace(model.norm, bias=False, scale=True)
+
+
+def _scale(model: ModelConfig, config: AttentionConfig) -> float:
+    return config.scale or model.head_width(config) ** -0.5
+
+
+def _bias(
+    model: ModelConfig, config: AttentionConfig, context: Context, key_positions: jax.Array, keys: int
+) -> jax.Array | None:
+    """What is added to the scores: ALiBi, what the caller gave, both or nothing."""
+    bias = None
+    if model.positions == "alibi" and not config.no_positions:
+        bias = alibi_bias(context.positions_BT, key_positions, config.num_heads)
+        if config.alibi_scaled:
+            bias = bias * _scale(model, config)
+    if context.bias is None:
+        return bias
+    if context.bias.shape[-1] != keys:
+        raise ValueError(
+            f"context.bias is for {context.bias.shape[-1]} keys, but queries look at {keys}: at as many as there are "
+            "tokens, or slots of the cache; a window's cache has no fixed places, so it takes no bias"
+        )
+    return context.bias if bias is None else bias + context.bias

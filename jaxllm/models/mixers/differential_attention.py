@@ -38,8 +38,10 @@ class DifferentialAttention:
     key_bias: jax.Array | None
     value_bias: jax.Array | None
     out_bias: jax.Array | None
-    lambda_query: jax.Array | None  # version 1: [M, K]
-    lambda_key: jax.Array | None
+    lambda_query_1: jax.Array | None  # version 1: [K], here and below
+    lambda_key_1: jax.Array | None
+    lambda_query_2: jax.Array | None
+    lambda_key_2: jax.Array | None
     norm: Norm | None  # version 1: over V
     lambda_token: jax.Array | None  # version 2: [D, H]
 
@@ -49,6 +51,7 @@ def differential_attention_spec(model: ModelConfig, config: DifferentialAttentio
     D, K, H, G, first = model.d_model, model.head_width(config), config.num_heads, config.kv_heads, config.version == 1
     V, key_maps = (2 * K, 2) if first else (K, 1)
     inward = out_of_stream(model, fan_in=D)
+    lambda_part = Param((K,), ("head_dim",), normal(0.1)) if first else None
 
     def bias(*shape: int, axes: tuple[str, ...]) -> Param | None:
         return Param(shape, axes, zeros) if config.bias else None
@@ -62,8 +65,10 @@ def differential_attention_spec(model: ModelConfig, config: DifferentialAttentio
         key_bias=bias(G, key_maps, K, axes=("kv_heads", "head_dim", "head_dim")),
         value_bias=bias(G, V, axes=("kv_heads", "head_dim")),
         out_bias=bias(D, axes=("residual",)),
-        lambda_query=Param((2, K), ("head_dim", "head_dim"), normal(0.1)) if first else None,
-        lambda_key=Param((2, K), ("head_dim", "head_dim"), normal(0.1)) if first else None,
+        lambda_query_1=lambda_part,
+        lambda_key_1=lambda_part,
+        lambda_query_2=lambda_part,
+        lambda_key_2=lambda_part,
         norm=norm_spec(_head_norm(model, config), V, "head_dim") if first else None,
         lambda_token=None if first else Param((D, H), ("embed", "heads"), inward),
     )
@@ -121,8 +126,9 @@ def lambda_init(config: DifferentialAttentionConfig, layer: jax.Array | int) -> 
 
 def _difference_1(p, model, config, first_BTHV, second_BTHV, layer):
     start = lambda_init(config, layer)
-    products = (p.lambda_query.astype(jnp.float32) * p.lambda_key.astype(jnp.float32)).sum(-1)
-    lambda_ = jnp.exp(products[0]) - jnp.exp(products[1]) + start
+    exponent_1 = jnp.dot(p.lambda_query_1, p.lambda_key_1, preferred_element_type=jnp.float32)
+    exponent_2 = jnp.dot(p.lambda_query_2, p.lambda_key_2, preferred_element_type=jnp.float32)
+    lambda_ = jnp.exp(exponent_1) - jnp.exp(exponent_2) + start
     difference = normalize(p.norm, _head_norm(model, config), first_BTHV - lambda_ * second_BTHV)
     return difference * (1 - start), lambda_
 

@@ -43,6 +43,14 @@ def parameters(config):
     return jax.tree.map(lambda p: p + jnp.asarray(0.1 * random.normal(size=p.shape), jnp.float32), params)
 
 
+def with_lambdas(params, exponent_1, exponent_2):
+    """lambda = exp(exponent_1) - exp(exponent_2) + where it starts."""
+    one = jnp.eye(6)[0]
+    return params.replace(
+        lambda_query_1=exponent_1 * one, lambda_key_1=one, lambda_query_2=exponent_2 * one, lambda_key_2=one
+    )
+
+
 def inputs(batch=2, length=T):
     return jnp.asarray(np.random.default_rng(1).normal(size=(batch, length, MODEL.d_model)), jnp.float32)
 
@@ -68,7 +76,7 @@ def by_hand(p, config, x, window=0):
             maps.append(weights / weights.sum(-1, keepdims=True) @ np.asarray(x @ p.value[:, g], np.float64))
         if config.version == 1:
             start = 0.8 - 0.6 * np.exp(-0.3 * LAYER)
-            dots = (np.asarray(p.lambda_query) * np.asarray(p.lambda_key)).sum(-1)
+            dots = float(p.lambda_query_1 @ p.lambda_key_1), float(p.lambda_query_2 @ p.lambda_key_2)
             mixed = maps[0] - (np.exp(dots[0]) - np.exp(dots[1]) + start) * maps[1]
             mixed = mixed / np.sqrt((mixed**2).mean(-1, keepdims=True) + MODEL.norm.epsilon)
             mixed = mixed * (1 if p.norm.scale is None else np.asarray(p.norm.scale)) * (1 - start)
@@ -92,9 +100,7 @@ def test_lambda_zero_is_ordinary_attention(apply):
     """Version 1 with exp(0) - exp(log(1 + start)) + start = 0, but for the norm of each head's output."""
     config = replace(VERSIONS[1], head_norm_scale=False)
     params, x, start = parameters(config), inputs(), float(lambda_init(config, LAYER))
-    params = params.replace(
-        lambda_query=jnp.zeros((2, 6)).at[1, 0].set(np.log(1 + start)), lambda_key=jnp.zeros((2, 6)).at[1, 0].set(1.0)
-    )
+    params = with_lambdas(params, 0.0, np.log(1 + start))
     angles = rope_angles(jnp.arange(T)[None], 6, config.rope, 64)
     q = rotate(jnp.einsum("BTD,DHK->BTHK", x, params.query[:, :, 0]), *angles)
     k = rotate(jnp.einsum("BTD,DGK->BTGK", x, params.key[:, :, 0]), *angles)
@@ -115,9 +121,8 @@ def test_equal_maps_and_lambda_one_cancel(apply):
     params = params.replace(
         query=params.query.at[:, :, 1].set(params.query[:, :, 0]),
         key=params.key.at[:, :, 1].set(params.key[:, :, 0]),
-        lambda_query=jnp.zeros((2, 6)).at[0, 0].set(np.log(2 - start)),
-        lambda_key=jnp.zeros((2, 6)).at[0, 0].set(1.0),
     )
+    params = with_lambdas(params, np.log(2 - start), 0.0)
     mixed, _, _ = apply(params, MODEL, config, x, places(), None)
     np.testing.assert_allclose(mixed, 0, atol=1e-3)
 
@@ -211,8 +216,10 @@ def test_version_1_is_that_of_transformers(apply, bias):
         key=inward("k_proj", 2),
         value=inward("v_proj", 2).reshape(24, 2, 12),
         out=w["o_proj.weight"].T.reshape(4, 12, 24),
-        lambda_query=jnp.stack([w["lambda_q1"], w["lambda_q2"]]),
-        lambda_key=jnp.stack([w["lambda_k1"], w["lambda_k2"]]),
+        lambda_query_1=w["lambda_q1"],
+        lambda_key_1=w["lambda_k1"],
+        lambda_query_2=w["lambda_q2"],
+        lambda_key_2=w["lambda_k2"],
     )
     if bias:
         params = params.replace(
