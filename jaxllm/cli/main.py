@@ -24,6 +24,8 @@ VERBS = {
     "tokenizer": "jaxllm.cli.tokenizer",
     "runs": "jaxllm.cli.runs",
     "plot": "jaxllm.cli.plot",
+    "plan": "jaxllm.cli.plan",
+    "inspect": "jaxllm.cli.inspect",
 }
 
 # Exit statuses: what was asked for can't be done; a run failed on its own; the shell's for Ctrl-C and closed pipes.

@@ -7,25 +7,23 @@ Shape letters: B batch, T time, D model width, V vocabulary, L layers of a segme
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxllm.models.block import Block, BlockCache, block_spec, dropout, empty_block_cache, run_block
+from jaxllm.models.block import Block, BlockCache, dropout, empty_block_cache
 from jaxllm.models.config import ModelConfig, Segment
-from jaxllm.models.declare import Param, stack, zeros
+from jaxllm.models.declare import Param, zeros
 from jaxllm.models.einsum import einsum
-from jaxllm.models.initializers import out_of_stream, table
+from jaxllm.models.initializers import table
 from jaxllm.models.layer import Context, Statistics
+from jaxllm.models.multi_token import MultiTokenModule, multi_token_spec
 from jaxllm.models.mup import logit_multiplier
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.models.positions import sinusoids
+from jaxllm.models.segments import Remat, run_segments, segment_spec
 from jaxllm.parallel.sharding import constrain
-
-Remat = Literal["none", "dots", "full"]
 
 
 @struct.dataclass
@@ -38,6 +36,7 @@ class Decoder:
     norm: Norm | None
     head: jax.Array | None
     head_bias: jax.Array | None
+    multi_token: tuple[MultiTokenModule, ...] | None = None
 
 
 @struct.dataclass
@@ -76,14 +75,10 @@ def decoder_spec(config: ModelConfig) -> Decoder:
         embedding_norm=norm_spec(config.norm, D) if config.embedding.norm else None,
         segments=tuple(segment_spec(config, segment) for segment in config.segments()),
         norm=None if config.residual.norm == "post" else norm_spec(config.norm, D),
-        head=None if config.tie_embeddings else Param((V, D), ("vocab", "embed"), out_of_stream(config, fan_in=D)),
+        head=None if config.tie_embeddings else Param((V, D), ("vocab", "embed"), table(config)),
         head_bias=Param((V,), ("vocab",), zeros) if config.head.bias else None,
+        multi_token=multi_token_spec(config),
     )
-
-
-def segment_spec(config: ModelConfig, segment: Segment) -> tuple[Block, ...]:
-    """The declarations of a segment's blocks, stacked over its layers."""
-    return tuple(stack(block_spec(config, block), segment.repeats) for block in segment.blocks)
 
 
 def make_cache(config: ModelConfig, batch: int, length: int) -> Cache:
@@ -118,6 +113,7 @@ def hidden_states(
     config: ModelConfig,
     tokens: Int[Array, "B T"],
     *,
+    embeddings: Float[Array, "B T D"] | None = None,
     positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     valid: Bool[Array, "B T"] | None = None,
@@ -128,7 +124,8 @@ def hidden_states(
     """The residual stream after all layers, and the cache with these tokens appended.
 
     With a cache, row b's tokens stand at positions `length_B[b]` and on; the caller sees to it that they fit, and says
-    by `valid` which of them are padding on the right; `length_B` counts those too.
+    by `valid` which of them are padding on the right; `length_B` counts those too. `embeddings` stand in for the
+    tokens' rows of the embedding table, so for some of the tokens they may be something else (an image's patches).
     """
     T = tokens.shape[1]
     if config.positions == "learned" and config.context_length < T:
@@ -138,7 +135,7 @@ def hidden_states(
         positions = start[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
     if valid is None and segment_ids is not None:
         valid = segment_ids > 0
-    x_BTD = embed(params, config, tokens, positions, dropout_key=dropout_key)
+    x_BTD = embed(params, config, tokens, positions, embeddings_BTD=embeddings, dropout_key=dropout_key)
     context = Context(positions, segment_ids, valid)
     caches = None if cache is None else cache.segments
     stream_BTD, caches, statistics = run_segments(
@@ -154,11 +151,12 @@ def embed(
     tokens_BT: jax.Array,
     positions_BT: jax.Array,
     *,
+    embeddings_BTD: jax.Array | None = None,
     token_types_BT: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """The residual stream before the first layer, [B, T, D]."""
-    x_BTD = _look_up(params.embedding, "vocab", tokens_BT, config)
+    x_BTD = token_rows(params, config, tokens_BT) if embeddings_BTD is None else embeddings_BTD
     if config.embedding.scale != 1:
         x_BTD = x_BTD * jnp.asarray(config.embedding.scale, x_BTD.dtype)
     if params.position is not None:
@@ -172,6 +170,11 @@ def embed(
     if params.embedding_norm is not None:
         x_BTD = normalize(params.embedding_norm, config.norm, x_BTD)
     return constrain(dropout(x_BTD, config.dropout, dropout_key), "batch", "length", None)
+
+
+def token_rows(params: Decoder, config: ModelConfig, tokens_BT: jax.Array) -> jax.Array:
+    """The tokens' rows of the embedding table, [B, T, D] in the compute type."""
+    return _look_up(params.embedding, "vocab", tokens_BT, config)
 
 
 def _look_up(rows: jax.Array, axis: str, ids_BT: jax.Array, config: ModelConfig) -> jax.Array:
@@ -196,57 +199,3 @@ def unembed(params: Decoder, config: ModelConfig, x_BTD: jax.Array) -> jax.Array
 def output_head(params: Decoder) -> jax.Array:
     """The [V, D] matrix whose rows score the tokens: the embedding table where they are tied."""
     return params.embedding if params.head is None else params.head
-
-
-def run_segments(
-    params: tuple[tuple[Block, ...], ...],
-    config: ModelConfig,
-    segments: tuple[Segment, ...],
-    x_BTD: jax.Array,
-    context: Context,
-    caches: tuple[tuple[BlockCache, ...], ...] | None,
-    *,
-    dropout_key: jax.Array | None = None,
-    remat: Remat = "none",
-) -> tuple[jax.Array, Any, tuple[tuple[Statistics, ...], ...]]:
-    """The stream after all layers, the caches (None if none came in), and the statistics, both stacked over layers."""
-    new_caches, statistics = [], []
-    for i, (segment, blocks) in enumerate(zip(segments, params, strict=True)):
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
-        stacked = None if caches is None else caches[i]
-        x_BTD, (stacked, reported) = _run_segment(blocks, config, segment, x_BTD, context, stacked, key, remat)
-        new_caches.append(stacked)
-        statistics.append(reported)
-    return x_BTD, None if caches is None else tuple(new_caches), tuple(statistics)
-
-
-def _run_segment(blocks, config, segment: Segment, x_BTD, context: Context, caches, key, remat: Remat):
-    keys_L = None if key is None else jax.random.split(key, segment.repeats)
-    first_L = segment.first + len(segment.blocks) * jnp.arange(segment.repeats, dtype=jnp.int32)
-
-    def layer(x_BTD, stacked):
-        layer_blocks, layer_caches, layer_key, first = stacked
-        new_caches, statistics = [], []
-        for i, (block, block_config) in enumerate(zip(layer_blocks, segment.blocks, strict=True)):
-            block_key = None if layer_key is None else jax.random.fold_in(layer_key, i)
-            block_cache = None if layer_caches is None else layer_caches[i]
-            here = context.replace(layer=first + i)
-            x_BTD, new_cache, reported = run_block(block, config, block_config, x_BTD, here, block_cache, block_key)
-            new_caches.append(new_cache)
-            statistics.append(reported)
-        return x_BTD, (None if layer_caches is None else tuple(new_caches), tuple(statistics))
-
-    return jax.lax.scan(_rematerialized(layer, remat), x_BTD, (blocks, caches, keys_L, first_L))
-
-
-def _rematerialized(layer, remat: Remat):
-    """What the backward pass keeps of a layer: everything, the results of weight products, or only its input."""
-    match remat:
-        case "none":
-            return layer
-        case "dots":
-            return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        case "full":
-            return jax.checkpoint(layer)
-        case _:
-            raise ValueError(f"unknown remat policy {remat!r}: expected none, dots or full")

@@ -16,8 +16,10 @@ import jax
 import numpy as np
 
 from jaxllm import config as configs
+from jaxllm.models.config import MoEConfig
 from jaxllm.models.declare import count
 from jaxllm.objectives.next_token import Batch, Metrics
+from jaxllm.objectives.routing import settle_routing
 from jaxllm.parallel.mesh import make_mesh
 from jaxllm.parallel.sharding import Layout
 from jaxllm.training.checkpoints import Checkpoints
@@ -31,6 +33,9 @@ from jaxllm.training.signals import StopRequest
 from jaxllm.training.state import TrainState, abstract_state, make_state
 from jaxllm.training.step import jit_step, make_evaluation, make_step
 
+# Of mixtures of experts and of multi-token modules.
+REPORTED_WHERE_PRESENT = ("router_loss", "max_load", "dropped", "multi_token")
+
 
 class Trainer:
     """The loop's state: a training state on a mesh, a position in the data, logs and checkpoints of one run
@@ -42,8 +47,9 @@ class Trainer:
         self.job, self.directory, self.reporter, self.config = job, directory, reporter, config
         self.layout = Layout(make_mesh(experiment.mesh))
         _check_batch(experiment, self.layout)
+        _check_balance(experiment)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
-        self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps)
+        self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
         self.target, self.shardings = abstract_state(job.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
@@ -93,10 +99,16 @@ class Trainer:
         """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
         rest."""
         config = self.config
+        model = self.job.experiment.model
         step = make_step(
-            self.job.objective, self.optimizer, self.schedule, config, dropout=self.job.experiment.model.dropout > 0
+            self.job.objective,
+            self.optimizer,
+            self.schedule,
+            config,
+            dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
+            after_update=settle_routing(model),
         )
-        rows, length = config.batch_size, self.job.experiment.model.context_length
+        rows, length = config.batch_size, model.context_length
         types = {
             "tokens": "int32",
             "targets": "int32",
@@ -179,6 +191,7 @@ class Trainer:
             "step": step,
             "tokens": step * tokens,
             **{name: values[name] for name in ("loss", "nll", "accuracy", "learning_rate", "grad_norm")},
+            **{name: values[name] for name in sorted(values) if name.startswith(REPORTED_WHERE_PRESENT)},
             "skipped": int(values["skipped"]),
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
@@ -270,4 +283,14 @@ def _check_batch(experiment: Experiment, layout: Layout) -> None:
             f"a microbatch of {rows} rows (training.batch_size / training.accumulation) cannot be split over the "
             f"{layout.batch_shards} devices of the data and fsdp axes: make it a multiple of {layout.batch_shards}, "
             "or change the mesh"
+        )
+
+
+def _check_balance(experiment: Experiment) -> None:
+    channels = [block.channel for block in experiment.model.blocks()]
+    balanced = any(isinstance(channel, MoEConfig) and channel.balance_rate > 0 for channel in channels)
+    if balanced and experiment.optimizer.kind == "schedule_free":
+        raise ValueError(
+            "optimizer.kind=schedule_free evaluates an average of the parameters, in which the selection biases of "
+            "moe.balance_rate have no part: take another optimizer, or balance by moe.load_loss"
         )

@@ -3,14 +3,16 @@ axes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import optax
 from optax import contrib
 
+from jaxllm.models.config import ModelConfig
 from jaxllm.models.declare import Param, Spec, decay_mask
+from jaxllm.models.mup import depth_multipliers, gradient_multipliers, width_multipliers
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([lambda step: peak * (step + 1) / warmup, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, spec: Spec, steps: int) -> optax.GradientTransformation:
-    """The transformation from clipped gradients to updates. Clipping is the step's business."""
+def make_optimizer(
+    config: OptimizerConfig, spec: Spec, steps: int, model: ModelConfig | None = None
+) -> optax.GradientTransformation:
+    """The transformation from clipped gradients to updates. Clipping is the step's business.
+
+    Of a `model` with a maximal update parametrization, each parameter learns at its own rate (`models.mup`).
+    """
+    if model is not None and model.mup is not None:
+        return _scaled_with_size(config, spec, steps, model)
+    return _update_rule(config, spec, steps)
+
+
+def _update_rule(config: OptimizerConfig, spec: Spec, steps: int) -> optax.GradientTransformation:
     schedule, mask = make_schedule(config, steps), decay_mask(spec)
     match config.kind:
         case "adamw":
@@ -117,6 +130,39 @@ def make_optimizer(config: OptimizerConfig, spec: Spec, steps: int) -> optax.Gra
                 # Updates as large as AdamW's (Liu et al. 2025, section 2.2), so one learning rate serves both groups.
                 consistent_rms=0.2,
             )
+
+
+def _scaled_with_size(
+    config: OptimizerConfig, spec: Spec, steps: int, model: ModelConfig
+) -> optax.GradientTransformation:
+    """The update rule with the multipliers of µP and CompleteP; at the base size it is the update rule itself."""
+    schedule = make_schedule(config, steps)
+    # Weight decay does not change with the width, so it is added once the learning rates have been multiplied. Each
+    # rule keeps its own ways: Muon spares tables, Adafactor's decay follows the peak rate.
+    decayed = jax.tree.map(lambda p: p.is_hidden_matrix, spec) if config.kind == "muon" else decay_mask(spec)
+    if config.kind == "adafactor":
+        decay = -config.weight_decay * config.learning_rate
+    else:
+        decay = lambda step: -config.weight_decay * schedule(step)  # noqa: E731
+
+    def scaled(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(
+            _multiplied(gradient_multipliers(model, spec)),
+            rule,
+            _multiplied(width_multipliers(model, spec, power=-0.5 if config.kind == "muon" else -1.0)),
+            optax.add_decayed_weights(decay, decayed),
+            _multiplied(depth_multipliers(model, spec)),
+        )
+
+    if config.kind == "schedule_free":
+        base = optax.adamw(schedule, 0.0, config.b2, config.epsilon, weight_decay=0.0)
+        return contrib.schedule_free(scaled(base), schedule, b1=config.b1)
+    return scaled(_update_rule(replace(config, weight_decay=0.0), spec, steps))
+
+
+def _multiplied(factors: Any) -> optax.GradientTransformation:
+    """Each update times its factor."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
 
 
 def evaluation_params(config: OptimizerConfig, params: Any, opt_state: Any) -> Any:

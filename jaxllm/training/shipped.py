@@ -57,7 +57,7 @@ def _restore(directory: Path, experiment: Experiment) -> Any:
     params = restore_item(directory, "params", _here(abstract(spec)))
     if kind != "schedule_free":
         return params
-    optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps)
+    optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps, experiment.model)
     state = jax.eval_shape(lambda: initial_state(spec, optimizer, 0, False))
     training = {name: getattr(state, name) for name in ("step", "opt_state", "key_data", "skipped")}
     return evaluation_params(

@@ -2,7 +2,29 @@ import jax
 import pytest
 
 from jaxllm.models import PRESETS, ModelConfig
-from jaxllm.plan.flops import machine_peak, parameter_count, peak_flops, train_flops_per_token
+from jaxllm.models.config import (
+    AttentionConfig,
+    Block,
+    GatedDeltaConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MambaConfig,
+    RWKVConfig,
+    SparseAttentionConfig,
+)
+from jaxllm.plan.flops import (
+    View,
+    forward_flops,
+    machine_peak,
+    mixing_flops,
+    parameter_count,
+    peak_flops,
+    product_weights,
+    sparse_reads,
+    train_flops_per_token,
+)
+from jaxllm.plan.hardware import hardware
+from jaxllm.plan.roofline import training_cost
 
 
 def test_gpt2_by_hand():
@@ -68,3 +90,96 @@ def test_an_unknown_device_is_said_to_be_unknown():
 def test_a_cpu_is_measured():
     peak, why = machine_peak(jax.devices())
     assert peak > 1e9 and "measured" in why
+
+
+# Mixers by hand
+
+
+def one_layer(mixer, **settings):
+    return ModelConfig(vocab_size=64, d_model=64, num_layers=1, pattern=(Block(mixer, "none"),), **settings)
+
+
+def mixing(mixer, length, decoding=False):
+    """Operations of the layer that no weight has a part in."""
+    work = forward_flops(one_layer(mixer), length, decoding=decoding)
+    return sum(value for name, value in work.items() if name != "weights")
+
+
+@pytest.mark.parametrize(
+    ("dials", "mean_keys", "last_keys"),
+    [
+        ({}, 512, 1024),
+        ({"window": 256}, 256 - 256**2 / 2048, 256),
+        ({"window": 4096}, 512, 1024),
+        ({"chunk": 128}, 64, 128),
+        ({"causal": False}, 1024, 1024),
+    ],
+)
+def test_keys_of_attention(dials, mean_keys, last_keys):
+    mixer = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, **dials)
+    assert mixing(mixer, 1024) == 4 * 4 * 16 * mean_keys
+    assert mixing(mixer, 1024, decoding=True) == 4 * 4 * 16 * last_keys
+
+
+def test_windows_by_counting():
+    """The mean over positions of what each sees, but for the half key that the rule of thumb leaves out."""
+    mixer = AttentionConfig(num_heads=4, head_dim=16, window=300)
+    counted = sum(min(position + 1, 300) for position in range(1024)) / 1024
+    assert mixing(mixer, 1024) / (4 * 4 * 16) == pytest.approx(counted, abs=0.5)
+
+
+def test_latent_attention_is_absorbed_when_decoding():
+    mixer = LatentAttentionConfig(num_heads=4, q_rank=32, kv_rank=24, nope_dim=16, rope_dim=8, value_dim=12)
+    assert mixing(mixer, 100) == 2 * 4 * (16 + 8 + 12) * 50
+    assert mixing(mixer, 100, decoding=True) == 2 * 4 * (2 * 24 + 8) * 100
+
+
+@pytest.mark.parametrize(
+    ("config", "length", "keys"),
+    [
+        # The paper's: an eleventh of 64k keys, its figure for decoding.
+        (SparseAttentionConfig(), 65_536, 4095 + 1024 + 512),
+        # Blocks that do not overlap.
+        (SparseAttentionConfig(compress_block=64, compress_stride=64, num_selected=16), 65_536, 1024 + 1024 + 512),
+        (SparseAttentionConfig(compress_block=64, compress_stride=64, num_selected=16), 131_072, 2048 + 1024 + 512),
+    ],
+)
+def test_keys_of_sparse_attention(config, length, keys):
+    assert sum(sparse_reads(config, View(length, decoding=True)).values()) == keys
+
+
+def test_recurrent_mixers_do_not_care_for_the_length():
+    for mixer in (
+        MambaConfig(),
+        Mamba2Config(head_dim=16),
+        GatedDeltaConfig(num_heads=4, num_key_heads=2),
+        RWKVConfig(),
+    ):
+        assert mixing(mixer, 100) == mixing(mixer, 100_000) == mixing(mixer, 100_000, decoding=True) > 0
+    assert mixing(MambaConfig(), 8) == 128 * (6 * 16 + 2 * 4)
+
+
+def test_only_active_experts_count():
+    dense, sparse = PRESETS["mistral-7b"](), PRESETS["mixtral-8x7b"]()
+    expert = 3 * 4096 * 14_336
+    assert product_weights(sparse) == product_weights(dense) + 32 * (expert + 4096 * 8)
+
+
+def test_training_takes_three_forward_passes():
+    model = PRESETS["jamba-v0.1"]()
+    assert train_flops_per_token(model, 4096) == 3 * sum(forward_flops(model, 4096).values())
+
+
+def test_a_mixer_without_a_rule_is_named():
+    class Novel:
+        kind = "novel"
+
+    with pytest.raises(ValueError, match="no rule for the operations of Novel"):
+        mixing_flops(ModelConfig(), Novel(), View(8, decoding=False))
+
+
+def test_six_n_d_of_a_seven_billion_model():
+    """8.4e22 operations at 40% of 989 TFLOP/s, and at $2.50 an hour."""
+    cost = training_cost(6 * 7e9 * 2e12, hardware("h100"), 1024, 0.4, 2.5)
+    assert round(cost["device_hours"]) == 58_982
+    assert round(cost["dollars"]) == 147_455

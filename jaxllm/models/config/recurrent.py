@@ -73,6 +73,8 @@ class Mamba2Config:
         _at_least("mamba2", self, d_state=1, d_conv=1, expand=1, head_dim=1, num_groups=1, dt_min=0, dt_max=0, chunk=1)
         if self.dt_max and self.dt_max <= self.dt_min:
             raise ValueError(f"mamba2.dt_max={self.dt_max} must be above dt_min={self.dt_min}, or 0 for no limit")
+        if self.rotary_state and self.d_state % 2:
+            raise ValueError(f"mamba2.rotary_state turns pairs of the state: d_state={self.d_state} must be even")
 
     def num_heads(self, d_model: int) -> int:
         """Heads, H. Raises ValueError where they do not come out even."""

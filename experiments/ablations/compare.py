@@ -1,0 +1,95 @@
+"""Which choice of architecture learns better: matched models on one corpus, several seeds each.
+
+    python -m experiments.ablations.compare GROUP... [--seeds 3] [--steps 200] [--text PATH] [--out DIR]
+
+GROUP is one of the names in variants.py, or `all`. For each variant it prints active and total parameters, the
+validation loss with its 95% interval over seeds, and tokens a second; DIR keeps every run and results.jsonl, and a run
+that is there already is not made again. Without --text it reads the documentation that ships with Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+
+from experiments.ablations.variants import BASE, GROUPS, active, matched
+from jaxllm.data.config import STDLIB, DataConfig
+from jaxllm.data.corpus import SplitDocuments
+from jaxllm.models import ModelConfig, decoder_spec
+from jaxllm.models.declare import count
+from jaxllm.pipeline.pretrain import VOCAB_MULTIPLE, prepare_tokenizer, pretrain
+from jaxllm.tokenizers.config import TokenizerConfig
+from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
+from jaxllm.training.job import Silent
+from jaxllm.training.optimizers import OptimizerConfig
+
+# Of Student's t distribution, two-sided 95%, by degrees of freedom.
+T_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def recipe(model: ModelConfig, text: str, steps: int, seed: int) -> Experiment:
+    """What all variants share: AdamW, one schedule, one order of the data for each seed."""
+    return Experiment(
+        name="ablation",
+        model=model,
+        tokenizer=TokenizerConfig(vocab_size=2048),
+        data=DataConfig(path=text, shuffle_seed=seed),
+        optimizer=OptimizerConfig(kind="adamw", learning_rate=3e-3, schedule="cosine", warmup_steps=steps // 10),
+        training=TrainingConfig(steps=steps, batch_size=16, eval_every=steps, seed=seed),
+        checkpoints=CheckpointConfig(every=steps),
+    )
+
+
+def run(model: ModelConfig, documents: SplitDocuments, args: argparse.Namespace, seed: int, directory: Path) -> dict:
+    """Loss and speed of one run; made only if it is not there."""
+    result = directory / "result.json"
+    if not result.is_file():
+        experiment = recipe(model, args.text, args.steps, seed)
+        outcome = pretrain(experiment, directory, Silent(), documents=documents).outcome
+        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+        found = {"val_loss": outcome.val_loss, "tokens_per_second": statistics.median(speeds), "seed": seed}
+        result.write_text(json.dumps(found))
+    return json.loads(result.read_text())
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval."""
+    if len(values) < 2:
+        return values[0], math.nan
+    return statistics.mean(values), T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="+", choices=[*GROUPS, "all"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--text", default=STDLIB)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    args = parser.parse_args()
+    first = recipe(BASE, args.text, args.steps, 0)
+    documents = SplitDocuments(first.data)
+    tokenizer = prepare_tokenizer(first, documents, args.out / "tokenizer", Silent())
+    vocabulary = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    for group in GROUPS if "all" in args.groups else args.groups:
+        print(f"\n{group}: {args.steps} steps of 16 x {BASE.context_length} tokens, {args.seeds} seeds")
+        print(f"{'variant':<20} {'active':>10} {'total':>10} {'val loss':>20} {'tokens/s':>9}")
+        for name, model in matched(group, vocabulary).items():
+            folder = args.out / group / name.replace(" ", "_").replace(",", "").replace(":", "-")
+            runs = [run(model, documents, args, seed, folder / str(seed)) for seed in range(args.seeds)]
+            mean, half = interval([r["val_loss"] for r in runs])
+            speed = statistics.median(r["tokens_per_second"] for r in runs)
+            total = count(decoder_spec(model))
+            print(
+                f"{name:<20} {active(model):>10,} {total:>10,} {mean:>10.4f} +- {half:.4f} {speed:>9,.0f}", flush=True
+            )
+            with (args.out / "results.jsonl").open("a") as file:
+                file.write(json.dumps({"group": group, "variant": name, "val_loss": mean, "interval": half}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

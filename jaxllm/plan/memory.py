@@ -1,0 +1,109 @@
+"""Memory of a training run on each device: what its state takes, exactly, and its activations, by a stated rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import jax
+from jax.sharding import AbstractMesh
+
+from jaxllm.models.decoder import decoder_spec
+from jaxllm.objectives.cross_entropy import CHUNK_ELEMENTS, CHUNK_POSITIONS
+from jaxllm.parallel.mesh import MeshConfig
+from jaxllm.parallel.sharding import Layout
+from jaxllm.plan import activations
+from jaxllm.training.experiment import Experiment
+from jaxllm.training.optimizers import make_optimizer
+from jaxllm.training.state import abstract_state
+
+RULES = {
+    "weights": "float32, as the state's shardings divide them",
+    "gradients": "float32, divided as the weights are; twice that with accumulation",
+    "optimizer": "the arrays that the update rule keeps",
+    "average": "a copy of the weights where training.ema_decay is set",
+    "activations": activations.RULE,
+    "loss": "two float32 chunks [n, V] of max(2^22 / V, 1024) positions, the stream and its gradient",
+}
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device at the peak of a step."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    kept_activations: int
+    working_activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def training_memory(experiment: Experiment, devices: int | None = None) -> TrainingMemory:
+    """Of an experiment on its mesh over `devices` (default: what the fixed axes of the mesh need).
+
+    Activations are divided over the axes that split the batch, not over the others: with tensor parallelism the real
+    ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the batch.
+    """
+    layout, training = Layout(abstract_mesh(experiment.mesh, devices)), experiment.training
+    model = experiment.model
+    spec = decoder_spec(model)
+    optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
+    state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
+    rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
+    layers = activations.activations(model, rows, model.context_length, training.remat)
+    weights = _bytes(state.params)
+    return TrainingMemory(
+        weights=weights,
+        gradients=weights * (2 if training.accumulation > 1 else 1),
+        optimizer=_bytes(state.opt_state),
+        average=_bytes(state.ema),
+        kept_activations=layers.kept,
+        working_activations=layers.working,
+        loss=_loss(model, rows, model.context_length),
+    )
+
+
+def state_bytes(experiment: Experiment) -> tuple[int, int]:
+    """(weights, optimizer) on all devices together, replicas counted once."""
+    spec = decoder_spec(experiment.model)
+    optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps, experiment.model)
+    state, _ = abstract_state(spec, optimizer, Layout(abstract_mesh(MeshConfig(data=1))))
+    return _bytes(state.params), _bytes(state.opt_state)
+
+
+def abstract_mesh(config: MeshConfig, devices: int | None = None) -> AbstractMesh:
+    """The mesh of a config without devices to put it on; an axis of -1 takes what the others leave."""
+    sizes = config.sizes()
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    total = fixed if devices is None else devices
+    free = -1 in sizes.values()
+    if total % fixed if free else total != fixed:
+        raise ValueError(f"a mesh of {sizes} does not fit {total} devices: change --devices or --mesh.*")
+    sizes = {name: total // fixed if size == -1 else size for name, size in sizes.items()}
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
+def _rows(microbatch: int, shards: int) -> int:
+    if microbatch % shards:
+        raise ValueError(
+            f"a microbatch of {microbatch} rows can't be divided over {shards} devices: raise training.batch_size, or "
+            "lower training.accumulation or the mesh's data and fsdp axes"
+        )
+    return microbatch // shards
+
+
+def _bytes(tree) -> int:
+    """Of the part of each array that lies on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _loss(model, rows: int, length: int) -> int:
+    positions = min(rows * length, max(CHUNK_ELEMENTS // model.vocab_size, CHUNK_POSITIONS))
+    itemsize = jax.numpy.dtype(model.compute_dtype).itemsize
+    return 2 * 4 * positions * model.vocab_size + 2 * rows * length * model.d_model * itemsize
