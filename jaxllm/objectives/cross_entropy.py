@@ -9,6 +9,7 @@ Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary, N 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -34,23 +35,38 @@ class CrossEntropy:
     correct: jax.Array  # weight of the targets that were the most likely token
 
 
-def cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, *, z_loss: float = 0.0, chunk: int = 0):
-    """`(sum of weights * (nll + z_loss * log(Z)^2), CrossEntropy)` of the targets under softmax(x head^T).
+@dataclass(frozen=True)
+class _Settings:
+    chunk: int
+    z_loss: float
+    scale: float
+    softcap: float
 
-    `x_BTD` is in the compute type and `head_VD` is cast to it; logits and softmax are float32. `chunk` is the number of
-    positions a row contributes to a chunk and must divide T; 0 picks it. The chunk is always smaller than T when T > 1.
-    Only the first output is differentiable, with respect to `x_BTD` and `head_VD`. Raises ValueError for a chunk that
-    does not divide T. z-loss: PaLM, Chowdhery et al. 2022, section 5.
+
+def cross_entropy(
+    x_BTD, head_VD, targets_BT, weights_BT, *, bias_V=None, scale=1.0, softcap=0.0, z_loss: float = 0.0, chunk: int = 0
+):
+    """`(sum of weights * (nll + z_loss * log(Z)^2), CrossEntropy)` of the targets under softmax(logits).
+
+    The logits are (x head^T + bias) * scale, and softcap * tanh(logits / softcap) of these where there is a softcap, as
+    `models.unembed` makes them. `x_BTD` is in the compute type and `head_VD` is cast to it; logits and softmax are
+    float32. `chunk` is the number of positions a row contributes to a chunk and must divide T; 0 picks it. The chunk is
+    always smaller than T when T > 1. Only the first output is differentiable, with respect to `x_BTD`, `head_VD` and
+    `bias_V`. Raises ValueError for a chunk that does not divide T. z-loss: PaLM, Chowdhery et al. 2022, section 5.
     """
     chunk = chunk or _pick_chunk(x_BTD.shape[0], x_BTD.shape[1], head_VD.shape[0])
     if x_BTD.shape[1] % chunk:
         raise ValueError(f"the loss chunk {chunk} must divide the sequence length {x_BTD.shape[1]}")
-    return _chunked(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT)
+    return _chunked(_Settings(chunk, z_loss, scale, softcap), x_BTD, head_VD, bias_V, targets_BT, weights_BT)
 
 
-def reference_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, *, z_loss: float = 0.0):
+def reference_cross_entropy(
+    x_BTD, head_VD, targets_BT, weights_BT, *, bias_V=None, scale=1.0, softcap=0.0, z_loss: float = 0.0
+):
     """The slow twin: all logits at once, gradients by autodiff."""
     logits = jnp.einsum("BTD,VD->BTV", x_BTD, head_VD.astype(x_BTD.dtype)).astype(jnp.float32)
+    logits = (logits if bias_V is None else logits + bias_V) * scale
+    logits = softcap * jnp.tanh(logits / softcap) if softcap else logits
     log_z = jax.nn.logsumexp(logits, axis=-1)
     nll = log_z - jnp.take_along_axis(logits, targets_BT[..., None], axis=-1)[..., 0]
     correct = (logits.argmax(-1) == targets_BT) * weights_BT
@@ -58,70 +74,85 @@ def reference_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, *, z_loss: f
     return sums.nll + z_loss * sums.z, jax.lax.stop_gradient(sums)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(settings, x_BTD, head_VD, bias_V, targets_BT, weights_BT):
     head = _gathered(head_VD, x_BTD.dtype)
 
     def body(sums, arrays):
-        _, _, chunk_sums = _chunk_terms(*arrays, head)
+        _, _, chunk_sums = _chunk_terms(settings, *arrays, head, bias_V)
         return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-    sums_B, _ = jax.lax.scan(body, _zero_sums(x_BTD.shape[0]), _chunks(chunk, x_BTD, targets_BT, weights_BT))
-    return _total(sums_B, z_loss)
+    chunks = _chunks(settings.chunk, x_BTD, targets_BT, weights_BT)
+    sums_B, _ = jax.lax.scan(body, _zero_sums(x_BTD.shape[0]), chunks)
+    return _total(sums_B, settings.z_loss)
 
 
-def _chunked_forward(z_loss, chunk, x_BTD, head_VD, targets_BT, weights_BT):
+def _chunked_forward(settings, x_BTD, head_VD, bias_V, targets_BT, weights_BT):
     """One pass gives loss and gradients: the loss is a scalar, so its cotangent can be multiplied in later."""
     head, shards = _gathered(head_VD, x_BTD.dtype), _batch_shards()
+    # M, all positions of a shard: contracting two axes would have the compiler for CPUs transpose copies, at 1.4 times
+    # the cost.
+    by_shard = lambda a: a.reshape(shards, -1, a.shape[-1])  # noqa: E731
 
     def body(carry, arrays):
-        sums_B, grad_head_NVD = carry
+        sums_B, grad_head_NVD, grad_bias_NV = carry
         x_BCD, targets, weights = arrays
-        probabilities, log_z, chunk_sums = _chunk_terms(x_BCD, targets, weights, head)
-        scale = weights * (1 + 2 * z_loss * log_z)
+        logits, log_z, chunk_sums = _chunk_terms(settings, *arrays, head, bias_V)
+        weight = weights * (1 + 2 * settings.z_loss * log_z)
         onehot = targets[..., None] == jnp.arange(head.shape[0], dtype=targets.dtype)
-        grad_logits = (probabilities * scale[..., None] - jnp.where(onehot, weights[..., None], 0)).astype(x_BCD.dtype)
+        grad_logits = jnp.exp(logits - log_z[..., None]) * weight[..., None] - jnp.where(onehot, weights[..., None], 0)
+        if settings.softcap:
+            grad_logits = grad_logits * (1 - jnp.square(logits / settings.softcap))
+        grad_logits = grad_logits if settings.scale == 1 else grad_logits * settings.scale
+        if bias_V is not None:
+            grad_bias_NV = constrain(grad_bias_NV + by_shard(grad_logits).sum(1), "batch", "vocab")
+        grad_logits = grad_logits.astype(x_BCD.dtype)
         grad_x = jnp.einsum("BCV,VD->BCD", grad_logits, head)
-        # M, all positions of a shard: contracting two axes would have the compiler for CPUs transpose copies, at
-        # 1.4 times the cost.
-        by_shard = lambda a: a.reshape(shards, -1, a.shape[-1])  # noqa: E731
         grad_head_NVD += jnp.einsum(
             "NMV,NMD->NVD", by_shard(grad_logits), by_shard(x_BCD), preferred_element_type=jnp.float32
         )
         grad_head_NVD = constrain(grad_head_NVD, "batch", "vocab", None)
-        return (jax.tree.map(jnp.add, sums_B, chunk_sums), grad_head_NVD), grad_x
+        return (jax.tree.map(jnp.add, sums_B, chunk_sums), grad_head_NVD, grad_bias_NV), grad_x
 
     # Each shard of the batch sums its own part of the head's gradient, and one reduction after the loop adds the parts:
     # a sum over the whole batch inside the loop would travel between the devices once a chunk.
     grad_head_NVD = constrain(jnp.zeros((shards, *head_VD.shape), jnp.float32), "batch", "vocab", None)
-    start = (_zero_sums(x_BTD.shape[0]), grad_head_NVD)
-    (sums_B, grad_head_NVD), grad_chunks = jax.lax.scan(body, start, _chunks(chunk, x_BTD, targets_BT, weights_BT))
+    grad_bias_NV = None if bias_V is None else constrain(jnp.zeros((shards, *bias_V.shape)), "batch", "vocab")
+    start = (_zero_sums(x_BTD.shape[0]), grad_head_NVD, grad_bias_NV)
+    chunks = _chunks(settings.chunk, x_BTD, targets_BT, weights_BT)
+    (sums_B, grad_head_NVD, grad_bias_NV), grad_chunks = jax.lax.scan(body, start, chunks)
     grad_x = jnp.moveaxis(grad_chunks, 0, 1).reshape(x_BTD.shape)
     grad_head = constrain(grad_head_NVD.sum(0), "vocab", "embed")
+    grad_bias = None if bias_V is None else constrain(grad_bias_NV.sum(0), "vocab")
     # Only types travel with the residuals: zero-size arrays say what the gradients are cast to.
-    return _total(sums_B, z_loss), (grad_x, grad_head, jnp.zeros((0,), head_VD.dtype))
+    types = jax.tree.map(lambda a: jnp.zeros((0,), a.dtype), (x_BTD, head_VD, bias_V))
+    return _total(sums_B, settings.z_loss), ((grad_x, grad_head, grad_bias), types)
 
 
-def _chunked_backward(z_loss, chunk, residuals, cotangents):
-    grad_x, grad_head, head_type = residuals
+def _chunked_backward(settings, residuals, cotangents):
+    gradients, types = residuals
     loss_cotangent, _ = cotangents
-    grad_x = (grad_x.astype(jnp.float32) * loss_cotangent).astype(grad_x.dtype)
-    return grad_x, (grad_head * loss_cotangent).astype(head_type.dtype), None, None
+    scaled = lambda gradient, like: (gradient.astype(jnp.float32) * loss_cotangent).astype(like.dtype)  # noqa: E731
+    return *jax.tree.map(scaled, gradients, types), None, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _chunk_terms(x_BCD, targets_BC, weights_BC, head_VD):
-    """Softmax probabilities and log-partition of a chunk, and its weighted sums row by row."""
+def _chunk_terms(settings, x_BCD, targets_BC, weights_BC, head_VD, bias_V):
+    """Logits and log-partition of a chunk, and its weighted sums row by row."""
     logits = jnp.einsum("BCD,VD->BCV", x_BCD, head_VD, preferred_element_type=jnp.float32)
+    logits = logits if bias_V is None else logits + bias_V
+    logits = logits if settings.scale == 1 else logits * settings.scale
+    if settings.softcap:
+        logits = settings.softcap * jnp.tanh(logits / settings.softcap)
     logits = constrain(logits, "batch", None, "act_vocab")
     log_z = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0]
     correct = (target_logits >= logits.max(-1)) * weights_BC
     nll = (log_z - target_logits) * weights_BC
     sums_B = CrossEntropy(nll.sum(-1), (jnp.square(log_z) * weights_BC).sum(-1), correct.sum(-1))
-    return jnp.exp(logits - log_z[..., None]), log_z, sums_B
+    return logits, log_z, sums_B
 
 
 def _gathered(head_VD, dtype):

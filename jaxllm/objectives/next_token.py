@@ -1,27 +1,51 @@
-"""Pretraining: predict the next token."""
+"""Pretraining: predict the next token, and further ones where the model has modules for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models import ModelConfig, hidden_states, output_head
+from jaxllm.models import ModelConfig, hidden_states
 from jaxllm.models.decoder import Decoder, Remat
 from jaxllm.objectives.cross_entropy import cross_entropy
+from jaxllm.objectives.logits import head_terms
+from jaxllm.objectives.multi_token import multi_token_terms
+from jaxllm.objectives.routing import router_terms
 
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 Objective = Callable[[Decoder, Batch, jax.Array | None], tuple[jax.Array, Metrics]]
 
 
-def next_token(config: ModelConfig, *, z_loss: float = 0.0, remat: Remat = "none") -> Objective:
-    """The mean negative log-likelihood in nats of the weighted targets of a packed batch, plus the z-loss.
+@dataclass(frozen=True)
+class Scheduled:
+    """An objective that changes in the course of training: `at(step)` is the one of a step. Called like an objective,
+    it is the first."""
+
+    at: Callable[[jax.Array | int], Objective]
+
+    def __call__(self, params: Decoder, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        return self.at(0)(params, batch, key)
+
+
+def next_token(
+    config: ModelConfig,
+    *,
+    z_loss: float = 0.0,
+    remat: Remat = "none",
+    multi_token_weight: float | jax.Array = 0.3,
+) -> Objective:
+    """The mean negative log-likelihood in nats of the weighted targets of a packed batch, plus the z-loss, the router
+    losses of mixtures of experts, and `multi_token_weight` times the mean loss of the multi-token modules.
 
     The batch holds `tokens, targets, weights, segment_ids, positions`, each [B, T]. `metrics["weight"]` is the sum of
     the weights that the means are over: the step averages microbatches by it, which makes accumulation equal to one
-    large batch. A key turns dropout on.
+    large batch, but for router losses, which are of a microbatch. A key turns dropout on. `metrics["load"]`, of
+    mixtures of experts, is for `settle_routing`.
     """
 
     def objective(params: Decoder, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
@@ -35,12 +59,34 @@ def next_token(config: ModelConfig, *, z_loss: float = 0.0, remat: Remat = "none
             remat=remat,
         )
         total, sums = cross_entropy(
-            hidden.x_BTD, output_head(params), batch["targets"], batch["weights"], z_loss=z_loss
+            hidden.x_BTD,
+            targets_BT=batch["targets"],
+            weights_BT=batch["weights"],
+            z_loss=z_loss,
+            **head_terms(params, config),
         )
         weight = batch["weights"].sum()
         # A microbatch of padding alone has no mean; it counts for nothing.
         divisor = jnp.maximum(weight, 1.0)
+        loss = total / divisor
         metrics = {"nll": sums.nll / divisor, "accuracy": sums.correct / divisor, "weight": weight}
-        return total / divisor, metrics
+
+        statistics = hidden.statistics
+        if params.multi_token is not None:
+            further, further_metrics, further_statistics = multi_token_terms(
+                params, config, hidden, batch, divisor, z_loss=z_loss, dropout_key=key, remat=remat
+            )
+            loss, metrics, statistics = (
+                loss + multi_token_weight * further,
+                metrics | further_metrics,
+                statistics + further_statistics,
+            )
+        router_loss, router_metrics = router_terms(statistics, (batch["segment_ids"] > 0).sum(), weight)
+        return loss + router_loss if router_metrics else loss, metrics | router_metrics
 
     return objective
+
+
+def switched(first: float, last: float, at_step: int) -> Callable[[jax.Array | int], jax.Array]:
+    """A weight that is `first` before a step and `last` from it on (DeepSeek-V3, section 4.2: 0.3, then 0.1)."""
+    return lambda step: jnp.where(step < at_step, first, last)

@@ -12,11 +12,10 @@ from jaxllm import tokenizers
 from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
 from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.models import ModelConfig, decoder_spec
-from jaxllm.objectives.next_token import next_token
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.job import Job, Outcome, Reporter
+from jaxllm.training.job import Job, Outcome, Reporter, pretraining_objective
 from jaxllm.training.loop import Trainer
 from jaxllm.training.run_directory import RunDirectory
 
@@ -107,7 +106,7 @@ def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, 
     return Job(
         experiment=experiment,
         spec=decoder_spec(model),
-        objective=next_token(model, z_loss=training.z_loss, remat=training.remat),
+        objective=pretraining_objective(model, training),
         batches=loader,
         validation=validation,
         token_bytes=token_lengths(tokenizer, model),

@@ -33,6 +33,12 @@ class TrainingConfig:
     """Gradients with a larger global norm are scaled down to it; 0 turns clipping off."""
     z_loss: float = 0.0
     """Weight of log(Z)^2, which keeps the softmax's normalizer near 1 (PaLM uses 1e-4)."""
+    multi_token_weight: float = 0.3
+    """Weight of the multi-token modules' mean loss, where the model has any (DeepSeek-V3 begins with 0.3)."""
+    multi_token_last_weight: float = 0.1
+    """What that weight is later on (DeepSeek-V3 ends with 0.1)."""
+    multi_token_switch: float = 0.68
+    """Part of the steps after which it is (10 of DeepSeek-V3's 14.8 trillion tokens)."""
     ema_decay: float = 0.0
     """Keep an exponential moving average of the parameters with this decay and evaluate it; 0 keeps none."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -52,7 +58,10 @@ class TrainingConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}")
-        for name in ("grad_clip", "z_loss", "eval_every", "eval_batches"):
+        if not 0 <= self.multi_token_switch <= 1:
+            raise ValueError(f"training.multi_token_switch must be in [0, 1], got {self.multi_token_switch}")
+        weights = ("z_loss", "multi_token_weight", "multi_token_last_weight")
+        for name in ("grad_clip", "eval_every", "eval_batches", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} must not be negative, got {getattr(self, name)}")
 

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxllm.models.config import ModelConfig
 from jaxllm.models.declare import Spec, count
-from jaxllm.objectives.next_token import Objective
+from jaxllm.objectives.next_token import Objective, Scheduled, next_token, switched
 from jaxllm.parallel.sharding import Layout
-from jaxllm.training.experiment import Experiment
+from jaxllm.training.experiment import Experiment, TrainingConfig
 
 
 class Batches(Protocol):
@@ -35,6 +36,16 @@ class Job:
     token_bytes: np.ndarray  # int [V], the length of each token in bytes, 0 for special tokens
     flops_per_token: float
     peak_flops: float | None  # of all devices together
+
+
+def pretraining_objective(model: ModelConfig, training: TrainingConfig) -> Objective:
+    """The next-token loss with the settings of a run."""
+    settings = {"z_loss": training.z_loss, "remat": training.remat}
+    if model.multi_token is None:
+        return next_token(model, **settings)
+    switch = round(training.multi_token_switch * training.steps)
+    weight = switched(training.multi_token_weight, training.multi_token_last_weight, switch)
+    return Scheduled(lambda step: next_token(model, **settings, multi_token_weight=weight(step)))
 
 
 class Reporter(Protocol):

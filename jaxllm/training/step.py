@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxllm.objectives.next_token import Batch, Metrics, Objective
+from jaxllm.objectives.next_token import Batch, Metrics, Objective, Scheduled
 from jaxllm.parallel.sharding import Layout, use_layout
 from jaxllm.training.experiment import TrainingConfig
 from jaxllm.training.state import TrainState
@@ -24,20 +24,27 @@ def make_step(
     config: TrainingConfig,
     *,
     dropout: bool = False,
+    after_update: Callable[[Any, Any, Metrics], tuple[Any, Metrics]] | None = None,
 ) -> Step:
     """The pure step: (state, batch of [batch_size, T] arrays) -> (state, metrics).
+
+    `after_update` is for what no optimizer should do: from the parameters before and after its update and the metrics
+    of the whole batch it makes the parameters to go on with, and the metrics to report.
 
     A step whose loss or gradient norm is not finite leaves everything but the counters as it was.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step) if dropout else None
-        loss, metrics, grads = _accumulate(objective, state.params, batch, key, config.accumulation)
+        current = objective.at(state.step) if isinstance(objective, Scheduled) else objective
+        loss, metrics, grads = _accumulate(current, state.params, batch, key, config.accumulation)
         grad_norm = optax.tree.norm(grads)
         if config.grad_clip:
             grads = _scale(grads, jnp.minimum(1.0, config.grad_clip / (grad_norm + 1e-6)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if after_update is not None:
+            params, metrics = after_update(state.params, params, metrics)
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

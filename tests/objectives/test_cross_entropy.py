@@ -35,12 +35,37 @@ def with_gradients(function, arrays, **settings):
     return jax.jit(jax.value_and_grad(scaled, argnums=(0, 1), has_aux=True))(x, head)
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 4, 12])
-@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+HEADS = {
+    "plain": {},
+    "scale": {"scale": 0.3},
+    "softcap": {"softcap": 2.0},
+    "all": {"bias_V": jnp.sin(jnp.arange(float(V))), "scale": 1.7, "softcap": 3.0},
+}
+
+
+@pytest.mark.parametrize(("chunk", "z_loss"), [(0, 0.0), (1, 0.01), (4, 0.0), (12, 0.01)])
 def test_equals_its_slow_twin(arrays, chunk, z_loss):
     fast = with_gradients(cross_entropy, arrays, chunk=chunk, z_loss=z_loss)
     slow = with_gradients(reference_cross_entropy, arrays, z_loss=z_loss)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), fast, slow)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_equal_the_slow_twin(arrays, head):
+    settings = {"bias_V": None, **HEADS[head]}
+
+    def with_bias(function, **more):
+        bias = settings["bias_V"]
+        others = {name: value for name, value in settings.items() if name != "bias_V"}
+
+        def loss(x, head, bias):
+            return function(x, head, *arrays[2:], bias_V=bias, z_loss=0.01, **others, **more)[0] / 2
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays[:2], bias)
+
+    fast, slow = with_bias(cross_entropy, chunk=3), with_bias(reference_cross_entropy)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), fast, slow)
+    assert len(jax.tree.leaves(fast)) == (4 if "bias_V" in HEADS[head] else 3)
 
 
 def test_bfloat16_activations(arrays):
@@ -113,17 +138,21 @@ def test_a_sharded_batch_gives_the_same_and_reduces_the_heads_gradient_once(mesh
     weights = jax.random.uniform(jax.random.key(3), (8, 12))
     arrays = (x, head, targets, weights)
 
-    def loss(x, head):
-        with use_layout(layout):
-            return cross_entropy(x, head, targets, weights, z_loss=0.01, chunk=3)
+    bias = jnp.sin(jnp.arange(48.0))
 
-    shardings = (layout.sharding("batch", None, None), layout.sharding("vocab", "embed"))
-    differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    compiled = jax.jit(differentiate, in_shardings=shardings).lower(x, head).compile()
-    expected = jax.value_and_grad(lambda x, h: reference_cross_entropy(x, h, *arrays[2:], z_loss=0.01), (0, 1), True)
-    placed = jax.device_put((x, head), shardings)
+    def loss(x, head, bias):
+        with use_layout(layout):
+            return cross_entropy(x, head, targets, weights, bias_V=bias, softcap=5.0, z_loss=0.01, chunk=3)
+
+    shardings = (layout.sharding("batch", None, None), layout.sharding("vocab", "embed"), layout.sharding("vocab"))
+    differentiate = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    compiled = jax.jit(differentiate, in_shardings=shardings).lower(x, head, bias).compile()
+    expected = jax.value_and_grad(
+        lambda x, h, b: reference_cross_entropy(x, h, *arrays[2:], bias_V=b, softcap=5.0, z_loss=0.01), (0, 1, 2), True
+    )
+    placed = jax.device_put((x, head, bias), shardings)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
-    jax.tree.map(close, compiled(*placed), expected(x, head))
+    jax.tree.map(close, compiled(*placed), expected(x, head, bias))
 
     found = find_collectives(compiled.as_text())
     over_batch = [c for c in found if set(c.over(layout.mesh)) & {"data", "fsdp"}]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec, forward
+from jaxllm.models.config import HeadConfig, MuPConfig
 from jaxllm.models.declare import abstract, initialize
 from jaxllm.objectives.next_token import next_token
 
@@ -69,6 +70,27 @@ def test_rows_without_weight_change_neither_loss_nor_gradient(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, padded_grads)
     (nothing, _), zero = objective(params, stack(silent, silent))
     assert float(nothing) == 0 and all((leaf == 0).all() for leaf in jax.tree.leaves(zero))
+
+
+def test_the_loss_is_of_the_logits_that_the_model_gives():
+    """Scale, softcap and bias of the head, and the multiplier of µP: values and gradients through `forward`."""
+    config = replace(
+        CONFIG, head=HeadConfig(bias=True, scale=0.7, softcap=4.0), mup=MuPConfig(base_width=4), init_std=0.5
+    )
+    params = initialize(decoder_spec(config), jax.random.key(0))
+    params = params.replace(head_bias=jnp.sin(jnp.arange(64.0)))
+    batch = batch_of([np.array([0, 5, 9, 5, 0]), np.array([0, 60, 61, 0])])
+
+    def through_logits(params):
+        places = {"positions": batch["positions"], "segment_ids": batch["segment_ids"]}
+        log_p = jax.nn.log_softmax(forward(params, config, batch["tokens"], **places))
+        nll = -jnp.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
+        return (nll * batch["weights"]).sum() / batch["weights"].sum()
+
+    expected = jax.jit(jax.value_and_grad(through_logits))(params)
+    (loss, _), grads = jax.jit(jax.value_and_grad(next_token(config), has_aux=True))(params, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), (loss, grads), expected)
+    assert grads.head_bias.any()
 
 
 def test_metrics_are_those_of_the_logits(params):

@@ -10,10 +10,13 @@ import pytest
 import tiny
 
 from jaxllm.models import decoder_spec, forward
+from jaxllm.models.config import MultiTokenConfig
+from jaxllm.models.declare import initialize
 from jaxllm.objectives.next_token import next_token
 from jaxllm.parallel.mesh import MeshConfig, make_mesh
 from jaxllm.parallel.sharding import Layout
 from jaxllm.training.experiment import TrainingConfig
+from jaxllm.training.job import pretraining_objective
 from jaxllm.training.state import TrainState, initial_state
 from jaxllm.training.step import make_evaluation, make_step
 
@@ -148,3 +151,25 @@ def test_evaluation_sums_are_those_of_a_direct_computation():
     assert float(found["nll"]) == pytest.approx(nll[counted].sum(), rel=1e-5)
     assert float(found["weight"]) == counted.sum()
     assert float(found["bytes"]) == lengths[batch["targets"][counted]].sum()
+
+
+def test_a_scheduled_objective_is_that_of_the_step():
+    """Modules for further tokens at weight 1, from the third step on at 0: their parameters then stand still."""
+    model = replace(tiny.MODEL, multi_token=MultiTokenConfig())
+    training = TrainingConfig(
+        steps=4, batch_size=8, multi_token_weight=1.0, multi_token_last_weight=0.0, multi_token_switch=0.5
+    )
+    objective = pretraining_objective(model, training)
+    step = jax.jit(make_step(objective, optax.sgd(0.1), lambda n: 0.1, training))
+    params = initialize(decoder_spec(model), jax.random.key(0))
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, optax.sgd(0.1).init(params), None, jnp.zeros(2, jnp.uint32), zero)
+    moved = []
+    for n in range(4):
+        before = state.params
+        state, metrics = step(state, tiny.batch(n))
+        moved.append(not same(before.multi_token, state.params.multi_token))
+        further = float(metrics["multi_token_nll_1"]) * (n < 2)
+        assert float(metrics["loss"]) == pytest.approx(float(metrics["nll"]) + further, rel=1e-5)
+    assert moved == [True, True, False, False]
+    assert "multi_token_nll_1" in objective(params, tiny.batch(0))[1]

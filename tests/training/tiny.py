@@ -8,10 +8,9 @@ import jax
 import numpy as np
 
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
-from jaxllm.objectives.next_token import next_token
 from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import CheckpointConfig, Experiment, RecoveryConfig, TrainingConfig
-from jaxllm.training.job import Job, Outcome, Silent
+from jaxllm.training.job import Job, Outcome, Silent, pretraining_objective
 from jaxllm.training.loop import Trainer
 from jaxllm.training.optimizers import OptimizerConfig
 
@@ -108,7 +107,7 @@ def job(config: Experiment, batches: Batches | None = None) -> Job:
     return Job(
         experiment=config,
         spec=decoder_spec(config.model),
-        objective=next_token(config.model, z_loss=config.training.z_loss, remat=config.training.remat),
+        objective=pretraining_objective(config.model, config.training),
         batches=batches or Batches(),
         validation=[batch(1000), batch(1001)],
         token_bytes=np.ones(config.model.vocab_size, np.int32),

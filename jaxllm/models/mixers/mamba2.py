@@ -165,7 +165,7 @@ def mamba2(
     angle_BTGM = None
     if p.angle is not None:
         turned_by = blank_padding(einsum("BTD,DGM->BTGM", x_BTD, p.angle).astype(jnp.float32), context, cache)
-        angle_BTGM = total_angle(turned_by.at[:, 0].add(before.angle_BGM))
+        angle_BTGM = total_angle(turned_by.at[:, 0].add(before.angle_BGM), starts_BT)
         write, read = turn(write, angle_BTGM), turn(read, angle_BTGM)
     tokens = Tokens(
         x_BTHP=convolved(p.input_convolution, input_BTHP, before.input_history),
@@ -197,11 +197,20 @@ def step_sizes(p: Mamba2, config: Mamba2Config, x_BTD: jax.Array) -> jax.Array:
     return jnp.clip(step_BTH, config.dt_min, config.dt_max or jnp.inf)
 
 
-def total_angle(angle_BT: jax.Array) -> jax.Array:
-    """The sum of all angles so far along axis 1, within half a turn of 0. Whole turns are taken out at every addition,
-    so that a long text costs no digits; they have no gradient."""
-    add = lambda a, b: a + b - 2 * jnp.pi * jnp.round((a + b) / (2 * jnp.pi))  # noqa: E731
-    return jax.lax.associative_scan(add, angle_BT, axis=1)
+def total_angle(angle_BT: jax.Array, starts_BT: jax.Array | None = None) -> jax.Array:
+    """The sum of all angles so far of the document, along axis 1, within half a turn of 0.
+
+    Whole turns are taken out at every addition, so that a long text costs no digits; they have no gradient.
+    """
+    going_on_BT = jnp.ones(angle_BT.shape[:2]) if starts_BT is None else jnp.where(starts_BT, 0.0, 1.0)
+
+    def in_sequence(left, right):
+        (left_on, left_angle), (right_on, right_angle) = left, right
+        angle = right_on * left_angle + right_angle
+        return left_on * right_on, angle - 2 * jnp.pi * jnp.round(angle / (2 * jnp.pi))
+
+    going_on_BT = going_on_BT.reshape(*going_on_BT.shape, *[1] * (angle_BT.ndim - 2))
+    return jax.lax.associative_scan(in_sequence, (going_on_BT, angle_BT), axis=1)[1]
 
 
 def turn(x_BTGN: jax.Array, angle_BTGM: jax.Array) -> jax.Array:
