@@ -174,12 +174,15 @@ def evaluation_params(config: OptimizerConfig, params: Any, opt_state: Any) -> A
 
 
 def _muon_axes(param: Param) -> contrib.MuonDimensionNumbers | None:
-    """How a hidden matrix reads as rows times columns: the residual stream against everything else; layers are a
-    batch."""
+    """How a hidden matrix reads as rows times columns: the residual stream against everything else, or between inner
+    widths the first axis against the others. Layers are a batch, and so are experts (a router's are its columns)."""
     if not param.is_hidden_matrix:
         return None
-    stream = param.axes.index("embed")
-    rest = tuple(i for i, axis in enumerate(param.axes) if axis not in ("layers", "embed"))
+    sides = [i for i, axis in enumerate(param.axes) if axis != "layers"]
+    if "expert" in param.axes and len(sides) > 2:
+        sides.remove(param.axes.index("expert"))
+    stream = param.axes.index("embed") if "embed" in param.axes else sides[0]
+    rest = tuple(i for i in sides if i != stream)
     writes_stream = stream == len(param.axes) - 1
     return (
         contrib.MuonDimensionNumbers(rest, (stream,))

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from optax.contrib import schedule_free_eval_params
 
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
-from jaxllm.models.config import NormConfig
+from jaxllm.models.config import Block, LatentAttentionConfig, MambaConfig, MoEConfig, NormConfig
 from jaxllm.models.declare import initialize
 from jaxllm.training.checkpoints import flatten
 from jaxllm.training.optimizers import OptimizerConfig, evaluation_params, make_optimizer, make_schedule
@@ -181,6 +181,28 @@ def test_muon_makes_updates_of_hidden_matrices_orthogonal():
             size = np.linalg.svd(matrix, compute_uv=False) / (0.2 * math.sqrt(max(shape)))
             assert ((size > 0.6) & (size < 1.25)).all(), (name, size)
             assert np.linalg.cond(gradient) > np.linalg.cond(matrix), "there was nothing to make orthogonal"
+
+
+def test_muon_takes_experts_and_inner_matrices_one_by_one():
+    config = OptimizerConfig(kind="muon", learning_rate=1.0, warmup_steps=0, schedule="constant", weight_decay=0.0)
+    latent = LatentAttentionConfig(num_heads=2, kv_rank=12, nope_dim=4, rope_dim=2, value_dim=4)
+    experts = MoEConfig(num_experts=3, top_k=2, d_ff=24)
+    pattern = (Block(latent, experts), Block(MambaConfig(d_state=4), "none"))
+    spec = decoder_spec(ModelConfig(vocab_size=32, d_model=16, num_layers=2, pattern=pattern))
+    start = initialize(spec, jax.random.key(0))
+    after = updates(config, spec, start, [random_like(start, 1)])[0]
+    update = flatten(jax.tree.map(jnp.subtract, after, start))
+    shapes = {
+        "0.0.channel.experts.up": (3, 16, 24),
+        "0.0.channel.experts.down": (3, 24, 16),
+        "0.0.channel.router": (1, 16, 3),
+        "0.0.mixer.key": (1, 12, 2 * 4),
+        "0.1.mixer.step": (1, 1, 32),
+    }
+    for name, shape in shapes.items():
+        for matrix in np.asarray(update[f"segments.{name}"]).reshape(shape):
+            size = np.linalg.svd(matrix, compute_uv=False) / (0.2 * math.sqrt(max(shape[1:])))
+            assert ((size > 0.6) & (size < 1.25)).all(), (name, size)
 
 
 def test_muon_leaves_tables_and_vectors_to_adamw():
