@@ -1,4 +1,4 @@
-"""Write with a trained model in turns, in the terminal."""
+"""Talk with a model, or write with it in turns, in the terminal."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ What you type is continued, not answered: this is a base model. An empty line le
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="jaxllm chat",
-        description="Write with a trained model in turns: it continues what you type. "
+        description="Talk with a model that has a chat template; any other continues what you type. "
         "From a pipe, each line is a turn and only the model's text goes to standard output.",
     )
-    add_options(parser, temperature=0.8, top_p=0.95)
+    add_options(parser, length_note="128, of a chat model 512", temperature=0.8, top_p=0.95)
+    parser.add_argument("--system", metavar="TEXT", default="", help="instructions to a chat model [the template's]")
+    parser.add_argument(
+        "--continue", action="store_true", dest="continues", help="have even a chat model continue what you type"
+    )
+    parser.set_defaults(max_new_tokens=None)
     options = parser.parse_args(arguments)
     sampling = sampling_config(options)
 
@@ -35,7 +40,7 @@ def run(arguments: list[str]) -> int:
 
     from jaxllm.inference import load
 
-    session = Session(load(options.model), sampling, options.seed, options.max_new_tokens, tuple(options.stop))
+    session = begin(load(options.model, dtype=options.dtype), sampling, options)
     # Standard output is for the model's text alone, so that it can go to a file or another program.
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     show_header(notes, session)
@@ -51,6 +56,21 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def begin(lm: Any, sampling: Any, options: argparse.Namespace) -> Session:
+    """A conversation with a chat model, else a text that grows. Raises ValueError for instructions to a base model."""
+    from jaxllm.cli.conversation import Conversation, has_template
+
+    chatting, length = has_template(lm) and not options.continues, options.max_new_tokens
+    if length is None:
+        length = 512 if chatting else 128
+    settings = {"seed": options.seed, "max_new_tokens": length, "stop": tuple(options.stop)}
+    if chatting:
+        return Conversation(lm, sampling, system=options.system, **settings)
+    if options.system:
+        raise ValueError("--system is for a chat model that answers; this one continues a text")
+    return Session(lm, sampling, **settings)
+
+
 @dataclass
 class Session:
     """A text that grows by turns, and the settings it is written with."""
@@ -62,6 +82,10 @@ class Session:
     stop: tuple[str, ...] = ()
     context: list[int] = field(default_factory=list)
 
+    help = HELP
+    kind = "a base model"
+    advice = "it continues your text, it does not answer it; /help lists the commands"
+
     def prompt(self, text: str) -> tuple[list[int], int]:
         """The context with `text` on a line of its own, and how many of the oldest tokens had to go to leave room to
         answer.
@@ -69,8 +93,11 @@ class Session:
         Raises ValueError when the tokenizer cannot write the text.
         """
         tokenizer, length = self.lm.tokenizer, self.lm.config.context_length
-        begins_line = not self.context or not text or tokenizer.decode(self.context).endswith("\n")
-        ids = [*(self.context or [tokenizer.end_of_text]), *tokenizer.encode(text if begins_line else "\n" + text)]
+        if self.context:
+            begins_line = not text or tokenizer.decode(self.context).endswith("\n")
+            ids = [*self.context, *tokenizer.encode(text if begins_line else "\n" + text)]
+        else:
+            ids = self.lm.encode_prompt(text)
         dropped = max(0, len(ids) + min(self.max_new_tokens, length // 2) - length)
         return ids[:1] + ids[1 + dropped :], dropped  # the mark that begins a document stays
 
@@ -95,19 +122,23 @@ class Session:
 
     def new_document(self) -> bool:
         """Whether the model has just ended its document. The next one begins empty: in training, none saw another."""
-        ended = self.context[-1] == self.lm.tokenizer.end_of_text
+        ended = self.context[-1] in self.lm.ends
         if ended:
             self.context = []
         return ended
+
+    def forget(self) -> None:
+        """The next text is the first."""
+        self.context = []
 
     def command(self, line: str) -> str:
         """What to reply to a line that began with a slash. Raises ValueError for a value that can't be."""
         name, _, value = line.partition(" ")
         match name:
             case "help":
-                return HELP
+                return self.help
             case "new":
-                self.context = []
+                self.forget()
                 return "everything so far is forgotten"
         settings = [*SAMPLING, "max_new_tokens", "seed"]
         if name not in settings:
@@ -187,5 +218,5 @@ def show_header(notes: Any, session: Session) -> None:
     if origin.val_bpb is not None:
         facts.add_row("validation", f"{origin.val_bpb:.4f} bits per byte")
     facts.add_row("sampling", ", ".join(f"{name} {getattr(sampling, name):g}" for name in SAMPLING))
-    facts.add_row("a base model", "it continues your text, it does not answer it; /help lists the commands")
+    facts.add_row(session.kind, session.advice)
     notes.print(Panel(facts, title=origin.name or "model", title_align="left", expand=False))

@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--num-samples", metavar="N", type=int, default=1, help="texts to write, each with the next seed [%(default)s]"
     )
+    parser.add_argument("--chat", action="store_true", help="the prompt is a message: a chat model answers it")
     options = parser.parse_args(arguments)
     if options.num_samples < 1:
         raise ValueError(f"--num-samples must be at least 1, got {options.num_samples}")
@@ -33,8 +34,13 @@ def run(arguments: list[str]) -> int:
 
     from jaxllm.inference import Completions, load
 
+    lm = load(options.model, dtype=options.dtype)
+    if options.chat:
+        from jaxllm.cli.conversation import chat_prompt
+
+        prompt = chat_prompt(lm, [{"role": "user", "content": prompt}])
     completions = Completions(
-        load(options.model),
+        lm,
         [prompt] * options.num_samples,
         max_new_tokens=options.max_new_tokens,
         sampling=sampling,

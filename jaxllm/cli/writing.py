@@ -17,10 +17,15 @@ SAMPLING = {
 DEFAULTS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def add_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
-    """Options for the length of a text, its randomness and its end."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory, RUN/checkpoints/STEP, or a saved model")
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help="longest text [%(default)s]")
+def add_options(parser: argparse.ArgumentParser, length_note: str = "%(default)s", **defaults: float) -> None:
+    """Options for the model, the length of a text, its randomness and its end."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run directory, RUN/checkpoints/STEP, a saved model, a GGUF file, or a name such as smollm2",
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="type to compute in [the model's own]")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help=f"longest text [{length_note}]")
     for name, (kind, meaning) in SAMPLING.items():
         option = "--" + name.replace("_", "-")
         default = defaults.get(name, DEFAULTS[name])

@@ -47,7 +47,7 @@ class Rows:
     seed_B: jax.Array
 
 
-@partial(jax.jit, static_argnames=("config", "cache_length", "vocab_size", "end_of_text"))
+@partial(jax.jit, static_argnames=("config", "cache_length", "vocab_size", "ends"))
 def prefill(
     params: Decoder,
     config: ModelConfig,
@@ -57,7 +57,7 @@ def prefill(
     *,
     cache_length: int,
     vocab_size: int,
-    end_of_text: int | None,
+    ends: tuple[int, ...],
 ) -> DecodeState:
     """Read the prompts, of `length_B` tokens each, and draw the first new token of each row."""
     B, P = tokens_BP.shape
@@ -67,10 +67,10 @@ def prefill(
     seen_BV = jnp.zeros((B, config.vocab_size), bool)
     seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(valid_BP)
     state = DecodeState(hidden.cache.replace(length_B=length_B), jnp.zeros_like(length_B), seen_BV)
-    return _append(state, unembed(params, config, last_B1D)[:, 0], rows, vocab_size, end_of_text)
+    return _append(state, unembed(params, config, last_B1D)[:, 0], rows, vocab_size, ends)
 
 
-@partial(jax.jit, static_argnames=("config", "vocab_size", "end_of_text"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "vocab_size", "ends"), donate_argnames="state")
 def decode(
     params: Decoder,
     config: ModelConfig,
@@ -80,7 +80,7 @@ def decode(
     count: int | jax.Array,
     *,
     vocab_size: int,
-    end_of_text: int | None,
+    ends: tuple[int, ...],
 ) -> tuple[DecodeState, jax.Array]:
     """`count` (at most CHUNK) more tokens, int32 [B, CHUNK].
 
@@ -99,10 +99,9 @@ def decode(
         # A row that is done stays where it is, so that it never runs out of its cache.
         length_B = jnp.where(left_B > 0, hidden.cache.length_B, state.cache.length_B)
         state = state.replace(cache=hidden.cache.replace(length_B=length_B))
-        state = _append(state, unembed(params, config, hidden.x_BTD)[:, 0], rows, vocab_size, end_of_text)
+        state = _append(state, unembed(params, config, hidden.x_BTD)[:, 0], rows, vocab_size, ends)
         left_B = jnp.maximum(left_B - 1, 0)
-        if end_of_text is not None:
-            left_B = jnp.where(state.token_B == end_of_text, 0, left_B)
+        left_B = jnp.where(_among(state.token_B, ends), 0, left_B)
         return i + 1, state, left_B, written_BN.at[:, i].set(state.token_B)
 
     _, state, _, written_BN = jax.lax.while_loop(unfinished, advance, (0, state, left_B, written_BN))
@@ -110,24 +109,29 @@ def decode(
 
 
 def _append(
-    state: DecodeState, logits_BV: jax.Array, rows: Rows, vocab_size: int, end_of_text: int | None
+    state: DecodeState, logits_BV: jax.Array, rows: Rows, vocab_size: int, ends: tuple[int, ...]
 ) -> DecodeState:
     """Draw the token that stands at position `length_B` of each row."""
     key = lambda seed, position: jax.random.fold_in(jax.random.key(seed), position)  # noqa: E731
     keys_B = jax.vmap(key)(rows.seed_B, state.cache.length_B)
     # The mark that begins and ends documents is structure, not text, so having begun does not make ending less likely.
-    seen_BV = state.seen_BV if end_of_text is None else state.seen_BV.at[:, end_of_text].set(False)
+    seen_BV = state.seen_BV.at[:, list(ends)].set(False) if ends else state.seen_BV
     token_B = sample(logits_BV, rows.sampling, seen_BV, keys_B, vocab_size=vocab_size)
     token_B = jnp.where(jnp.isfinite(jnp.max(logits_BV, axis=-1)), token_B, NOT_FINITE)
     return DecodeState(state.cache, token_B, seen_BV.at[jnp.arange(token_B.shape[0]), token_B].set(True))
+
+
+def _among(token_B: jax.Array, ends: tuple[int, ...]) -> jax.Array:
+    return jnp.isin(token_B, jnp.array(ends, jnp.int32)) if ends else jnp.zeros(token_B.shape, bool)
 
 
 class Decoding:
     """A batch of prompts being continued, a chunk at a time.
 
     `prompts` are ids, at least one each; `seeds` one for all rows, or one a row; `vocab_size` the number of tokens
-    there are where the model's table has more rows; rows end at `end_of_text` if one is given, after `max_new_tokens`,
-    or when prompt and answer fill the model's context. Raises ValueError for prompts, lengths or seeds that cannot be.
+    there are where the model's table has more rows; rows end at `end_of_text` (one token or several) if it is given,
+    after `max_new_tokens`, or when prompt and answer fill the model's context. Raises ValueError for prompts, lengths
+    or seeds that cannot be.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class Decoding:
         sampling: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
         seeds: int | Sequence[int] = 0,
         vocab_size: int | None = None,
-        end_of_text: int | None = None,
+        end_of_text: int | Sequence[int] | None = None,
     ):
         vocab_size = vocab_size or config.vocab_size
         check_prompts(prompts, vocab_size, config.context_length)
@@ -149,7 +153,8 @@ class Decoding:
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         self._params, self._config = in_compute_type(params, config), config
         self._rows = Rows(as_arrays([sampling] * len(prompts)), _seeds(seeds, len(prompts)))
-        self._ends = {"vocab_size": vocab_size, "end_of_text": end_of_text}
+        ends = (end_of_text,) if isinstance(end_of_text, int) else tuple(end_of_text or ())
+        self._ends = {"vocab_size": vocab_size, "ends": ends}
         self._left = np.minimum(max_new_tokens, config.context_length - lengths).astype(np.int32)
 
         bucket = prompt_bucket(int(lengths.max()), config.context_length)
@@ -203,9 +208,9 @@ class Decoding:
                 "the model's logits are not finite: its parameters are damaged or its training diverged"
             )
         self._left[row] -= len(ids)
-        end = self._ends["end_of_text"]
-        if end in ids:
-            ids = ids[: ids.index(end) + 1]
+        end = next((place for place, token in enumerate(ids) if token in self._ends["ends"]), None)
+        if end is not None:
+            ids = ids[: end + 1]
             self._left[row] = 0
         return ids
 

@@ -10,7 +10,6 @@ from jaxllm.inference.engine import CHUNK, Decoding
 from jaxllm.inference.language_model import LanguageModel
 from jaxllm.inference.sampling import SamplingConfig
 from jaxllm.inference.stopping import TextStream
-from jaxllm.tokenizers import Tokenizer
 
 Prompt = str | Sequence[int]
 FinishReason = Literal["stop", "end_of_text", "length"]
@@ -52,8 +51,8 @@ class Completions:
     ):
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         self._streams = [TextStream(lm.tokenizer, stops) for _ in prompts]
-        self._prompts = [encode_prompt(lm.tokenizer, prompt) for prompt in prompts]
-        self._end_of_text, self._chunk = lm.tokenizer.end_of_text, chunk
+        self._prompts = [encode_prompt(lm, prompt) for prompt in prompts]
+        self._ends, self._chunk = lm.ends, chunk
         self._texts = [""] * len(prompts)
         self.tokens: list[list[int]] = [[] for _ in prompts]  # so far
         self.decoding = Decoding(
@@ -64,7 +63,7 @@ class Completions:
             sampling=sampling,
             seeds=seed,
             vocab_size=lm.tokenizer.vocab_size,
-            end_of_text=lm.tokenizer.end_of_text,
+            end_of_text=lm.ends,
         )
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -99,7 +98,7 @@ class Completions:
     def _finish_reason(self, row: int) -> FinishReason:
         if self._streams[row].stopped:
             return "stop"
-        return "end_of_text" if self.tokens[row][-1] == self._end_of_text else "length"
+        return "end_of_text" if self.tokens[row][-1] in self._ends else "length"
 
 
 def complete(lm: LanguageModel, prompts: Sequence[Prompt], **settings) -> list[Generation]:
@@ -167,6 +166,6 @@ def generate_stream(
     return (text for _, text in completions)
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """Ids of a prompt. A text gets the mark that begins a document, as every document of the training had it."""
-    return [tokenizer.end_of_text, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+def encode_prompt(lm: LanguageModel, prompt: Prompt) -> list[int]:
+    """Ids of a prompt. A text gets what begins a document, as every document of the training had it."""
+    return lm.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)

@@ -165,7 +165,7 @@ def test_a_row_that_is_done_stays_where_it_is(small):
     # rounding, as the model's weights are random.
     others = {*free[0][:3], *free[2][:11], *free[3][:11]}
     met = next(i for i in range(1, 10) if free[1][i] not in others | set(free[1][:i]))
-    ends = {"vocab_size": twins.VOCAB_SIZE, "end_of_text": free[1][met]}
+    ends = {"vocab_size": twins.VOCAB_SIZE, "ends": (free[1][met],)}
 
     prompts = np.array([prompt + [0] * (32 - len(prompt)) for prompt in PROMPTS])
     lengths = np.array([len(prompt) for prompt in PROMPTS], np.int32)

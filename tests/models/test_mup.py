@@ -77,9 +77,7 @@ def test_multipliers_of_a_model_four_times_as_wide_and_as_deep():
 
 @pytest.mark.parametrize("init_std", [0.02, 0.0])
 def test_initial_deviations(init_std):
-    base, large = (
-        named(start(replace(m, init_std=init_std))) for m in (MUP, LARGE)
-    )
+    base, large = (named(start(replace(m, init_std=init_std))) for m in (MUP, LARGE))
     for name, array in large.items():
         ratio = float(array.std()) / float(base[name].std()) if base[name].std() else None
         if kind(name) == "table":

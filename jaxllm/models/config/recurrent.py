@@ -29,8 +29,8 @@ class MambaConfig:
     scan: Literal["chunked", "associative"] = "chunked"
     """How a whole sequence is computed: a scan over chunks, parallel within each, or one associative scan, which holds
     the states of all positions at once."""
-    chunk: int = 64
-    """Positions of a chunk."""
+    chunk: int = 16
+    """Positions of a chunk; the states of one should fit into a processor's cache."""
 
     def __post_init__(self):
         _at_least("mamba", self, d_state=1, d_conv=1, expand=1, dt_rank=0, chunk=1)

@@ -9,7 +9,7 @@ import mmap
 import struct
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 MAGIC = b"GGUF"
 
@@ -27,42 +27,49 @@ def read_metadata(path: str | PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{path} is no GGUF file: it doesn't begin with {MAGIC!r}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                return _settings(_Cursor(data))
+                return read_settings(Cursor(data))[0]
             except ValueError as error:
                 raise ValueError(f"{path} is damaged, or no GGUF file that is supported: {error}") from error
 
 
-class _Cursor:
-    """Reads one thing after the other, and never more than is there."""
+class Bytes(Protocol):
+    """A file, or several that are one: a slice of it is bytes."""
 
-    def __init__(self, data: mmap.mmap):
-        self._data, self._place = data, len(MAGIC)
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> bytes: ...
+
+
+class Cursor:
+    """Reads one thing after the other, and never more than is there. It begins behind the magic bytes."""
+
+    def __init__(self, data: Bytes):
+        self._data, self.place = data, len(MAGIC)
         # Files of big-endian machines have the version's bytes the other way round.
-        self._order = "<"
-        self._order = "<" if self.number("H") else ">"
-        self._place = len(MAGIC)
+        self.order = "<"
+        self.order = "<" if self.number("H") else ">"
+        self.place = len(MAGIC)
 
     @property
     def left(self) -> int:
-        return len(self._data) - self._place
+        return len(self._data) - self.place
 
-    def _take(self, size: int) -> int:
+    def _take(self, size: int) -> bytes:
         if size > self.left:
-            raise ValueError(f"at byte {self._place} it promises {size:,} bytes, but ends after {self.left:,}")
-        self._place += size
-        return self._place - size
+            raise ValueError(f"at byte {self.place} it promises {size:,} bytes, but ends after {self.left:,}")
+        self.place += size
+        return self._data[self.place - size : self.place]
 
     def numbers(self, code: str, count: int) -> tuple[Any, ...]:
-        size = struct.calcsize(self._order + code)
-        return struct.unpack_from(f"{self._order}{count}{code}", self._data, self._take(count * size))
+        size = struct.calcsize(self.order + code)
+        taken = self._take(count * size)
+        return struct.unpack(f"{self.order}{count}{code}", taken)
 
     def number(self, code: str) -> Any:
         return self.numbers(code, 1)[0]
 
     def string(self) -> str:
-        size = self.number("Q")
-        begin = self._take(size)
-        return self._data[begin : begin + size].decode("utf-8")
+        return self._take(self.number("Q")).decode("utf-8")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -73,7 +80,7 @@ class _Cursor:
                 return list(self.numbers(_CODES[inner], count))
             if inner == _STRING:
                 if count * 8 > self.left:
-                    raise ValueError(f"at byte {self._place} it promises {count:,} strings, too many for its size")
+                    raise ValueError(f"at byte {self.place} it promises {count:,} strings, too many for its size")
                 return [self.string() for _ in range(count)]
             raise ValueError(f"a list of values of kind {inner} is not supported")
         if kind not in _CODES:
@@ -81,15 +88,16 @@ class _Cursor:
         return self.number(_CODES[kind])
 
 
-def _settings(cursor: _Cursor) -> dict[str, Any]:
+def read_settings(cursor: Cursor) -> tuple[dict[str, Any], int]:
+    """The settings, and how many tensors are described behind them. Raises ValueError for what is damaged."""
     version = cursor.number("I")
     if version not in (2, 3):
         raise ValueError(f"version {version} is not supported; convert it to version 3")
-    _, count = cursor.numbers("Q", 2)  # of tensors, and of settings
+    tensors, count = cursor.numbers("Q", 2)
     settings: dict[str, Any] = {}
     for _ in range(count):
         name = cursor.string()
         if name in settings:
             raise ValueError(f"the setting {name!r} occurs twice")
         settings[name] = cursor.value(cursor.number("I"))
-    return settings
+    return settings, tensors

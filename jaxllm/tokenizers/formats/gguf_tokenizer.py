@@ -136,13 +136,16 @@ def _sentencepiece(fields: GGUFVocabulary) -> PipelineTokenizer:
     bpe = fields.model == "llama"
     if fields.scores is None or fields.token_type is None:
         raise ValueError(f"a vocabulary of the model {fields.model!r} needs the lists scores and token_type")
-    defined = tuple(fields.tokens[i] for i in fields.ids_of(TokenType.USER_DEFINED))
+    tokens = list(fields.tokens)
+    for i in fields.ids_of(TokenType.USER_DEFINED):
+        tokens[i] = tokens[i].replace(" ", META)  # files have these as they stand in the text
+    defined = tuple(tokens[i] for i in fields.ids_of(TokenType.USER_DEFINED))
+    kinds = [_KINDS[TokenType(kind)] for kind in fields.token_type]
+    if "unknown" not in kinds and "unk_token" in fields.roles:
+        kinds[fields.roles["unk_token"]] = "unknown"  # Gemma's files have it as a control token
     model = SentencePieceModel(
         "bpe" if bpe else "unigram",
-        tuple(
-            ScoredPiece(token, score, _KINDS[TokenType(kind)])
-            for token, score, kind in zip(fields.tokens, fields.scores, fields.token_type, strict=True)
-        ),
+        tuple(ScoredPiece(token, score, kind) for token, score, kind in zip(tokens, fields.scores, kinds, strict=True)),
         SentencePieceNormalizer(
             charsmap=fields.precompiled_charsmap or b"",
             add_dummy_prefix=fields.add_space_prefix is not False,
@@ -269,7 +272,7 @@ def _fields_of_sentencepiece(tokenizer, vocabulary: ScoredBPE | Unigram, common)
     model = model_of(vocabulary, normalizer, special)
     return GGUFVocabulary(
         "llama" if bpe else "t5",
-        tuple(piece.text for piece in model.pieces),
+        tuple(p.text.replace(META, " ") if p.kind == "user_defined" else p.text for p in model.pieces),
         "default",
         scores=tuple(piece.score for piece in model.pieces),
         token_type=tuple(int(_TYPES[piece.kind]) for piece in model.pieces),

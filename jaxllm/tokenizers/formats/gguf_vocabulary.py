@@ -85,9 +85,13 @@ def _key(name: str) -> str:
 
 def read_gguf_vocabulary(path: str | PathLike[str]) -> GGUFVocabulary:
     """The vocabulary of a file. Raises ValueError for one that is damaged or has none."""
-    settings = read_metadata(path)
+    return vocabulary_of(read_metadata(path), str(path))
+
+
+def vocabulary_of(settings: Mapping[str, Any], source: str) -> GGUFVocabulary:
+    """The vocabulary in the settings of a file. Raises ValueError that begins with `source`."""
     if _key("model") not in settings or _key("tokens") not in settings:
-        raise ValueError(f"{path} has no vocabulary: {_key('model')} or {_key('tokens')} is not there")
+        raise ValueError(f"{source} has no vocabulary: {_key('model')} or {_key('tokens')} is not there")
     types = get_type_hints(GGUFVocabulary)
     try:
         found = {
@@ -102,7 +106,7 @@ def read_gguf_vocabulary(path: str | PathLike[str]) -> GGUFVocabulary:
         }
         return GGUFVocabulary(**found, roles=roles)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _typed(key: str, value: Any, expected: Any) -> Any:

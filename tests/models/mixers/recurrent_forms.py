@@ -1,5 +1,6 @@
 """What every layer with a state must do, whatever it computes: its forms agree, and nothing leaks."""
 
+from dataclasses import replace
 from functools import cache, partial
 from operator import attrgetter
 
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.models import AttentionConfig, ModelConfig
-from jaxllm.models.declare import ones
+from jaxllm.models.declare import abstract, ones
 from jaxllm.models.layer import Context
 from jaxllm.models.layers import layer_of
+from jaxllm.parallel.mesh import MeshConfig, make_mesh
+from jaxllm.parallel.sharding import Layout, current_layout, param_shardings, use_layout
 
 MODEL = ModelConfig(
     vocab_size=5, d_model=12, num_layers=2, attention=AttentionConfig(num_heads=2), positions="none", init_std=0
@@ -164,3 +167,23 @@ def normals(seed=0):
     """Draws arrays from a normal distribution by their shape."""
     random = np.random.default_rng(seed)
     return lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+
+
+def check_types_and_layout(config):
+    """In bfloat16 and laid out over devices: the branch is in the activations' type, caches stay what they are."""
+    model = replace(MODEL, compute_dtype="bfloat16")
+    layer = layer_of(config)
+
+    def apply(p, x_BTD, where, cache):
+        return layer.apply(p, model, config, x_BTD, Context(where, None, where > 3), cache)[:2]
+
+    with use_layout(Layout(make_mesh(MeshConfig(fsdp=2, tensor=2, data=2)))):
+        assert param_shardings(layer.spec(model, config), current_layout())
+        for length in (1, 5):
+            x_BTD = jax.ShapeDtypeStruct((4, length, D), jnp.bfloat16)
+            where = jax.ShapeDtypeStruct((4, length), jnp.int32)
+            empty = jax.eval_shape(lambda: layer.empty_cache(model, config, 4, T))
+            out, cache = jax.eval_shape(apply, abstract(layer.spec(model, config)), x_BTD, where, empty)
+            assert out.dtype == jnp.bfloat16 and out.shape == x_BTD.shape
+            types = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+            assert types(cache) == types(empty)

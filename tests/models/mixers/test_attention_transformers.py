@@ -299,7 +299,7 @@ def test_modernbert_window_to_both_sides_and_padding():
         ({"chunk": 5}, lambda: masking.chunked_causal_mask_function(5, torch.zeros(1, dtype=torch.long))),
         ({"causal": False, "window": 6}, lambda: masking.sliding_window_bidirectional_mask_function(3)),
     ],
-    ids=str,
+    ids=["causal", "window of 3", "window of 1", "chunk", "both sides"],
 )
 def test_masks(dials, theirs):
     positions = jnp.arange(T)[None]

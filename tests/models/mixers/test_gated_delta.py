@@ -8,13 +8,20 @@ import pytest
 from jaxllm.models import NormConfig
 from jaxllm.models.config import GatedDeltaConfig
 from jaxllm.models.mixers.causal_convolution import CausalConvolution
-from jaxllm.models.mixers.gated_delta import GatedDelta, Tokens, delta_rule, delta_step, unit_length
+from jaxllm.models.mixers.gated_delta import (
+    GatedDelta,
+    Tokens,
+    delta_rule,
+    delta_step,
+    inverse_of_unit_lower,
+    unit_length,
+)
 from jaxllm.models.mixers.recurrence import reference_recurrence
 from jaxllm.models.norm import Norm
 from tests.models.mixers import recurrent_forms as forms
 
 GATED = GatedDeltaConfig(num_heads=6, num_key_heads=2, key_dim=5, value_dim=7, d_conv=4, chunk=8)
-DELTA = replace(GATED, decay=False, num_key_heads=3, d_conv=2)
+DELTA = replace(GATED, decay=False, num_key_heads=6, d_conv=2)
 LINEAR = replace(GATED, decay=False, delta=False, d_conv=0, chunk=3)
 DECAYING = replace(GATED, delta=False, d_conv=1)
 CONFIGS = {"gated": GATED, "delta": DELTA, "linear": LINEAR, "decaying": DECAYING}
@@ -28,6 +35,10 @@ def config(request):
 
 def test_pieces_equal_the_whole(config):
     forms.check_pieces_equal_the_whole(config)
+
+
+def test_types_and_layout(config):
+    forms.check_types_and_layout(config)
 
 
 def test_padding_leaves_no_trace(config):
@@ -69,9 +80,19 @@ def test_chunks_equal_the_recurrence(chunk, delta):
     )
 
 
+@pytest.mark.parametrize("C", [1, 2, 5, 8])
+def test_the_inverse_of_a_triangular_matrix(C):
+    below = forms.normals()(3, C, C)
+    exact = lambda below: jnp.linalg.inv(jnp.eye(C) + jnp.tril(below, -1))  # noqa: E731
+    loss = lambda inverse: lambda below: jnp.sin(inverse(below)).sum()  # noqa: E731
+    np.testing.assert_allclose(inverse_of_unit_lower(below), exact(below), atol=1e-4, rtol=1e-4)
+    ours, theirs = jax.grad(loss(inverse_of_unit_lower))(below), jax.grad(loss(exact))(below)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
 def test_equal_keys_do_not_blow_up():
     """Of one key written again and again the last value is remembered: a long chunk's triangular system is solved
-    without the powers of its matrix, which would reach 10^18."""
+    without the powers of its matrix, whose entries would reach 10^18."""
     length = 64
     tokens = Tokens(
         query_BTGK=jnp.ones((1, length, 1, 1)),

@@ -9,10 +9,10 @@ import pytest
 
 from jaxllm.models import Block, ModelConfig, NormConfig, decoder_spec
 from jaxllm.models.config import MambaConfig
-from jaxllm.models.declare import count
+from jaxllm.models.declare import abstract, count
 from jaxllm.models.layer import Context
 from jaxllm.models.mixers.causal_convolution import CausalConvolution
-from jaxllm.models.mixers.mamba import Mamba, Selection, mamba, mamba_step, selective_scan
+from jaxllm.models.mixers.mamba import Mamba, Selection, mamba, mamba_spec, mamba_step, selective_scan
 from jaxllm.models.mixers.recurrence import reference_recurrence
 from jaxllm.models.norm import Norm
 from tests.models.mixers import recurrent_forms as forms
@@ -30,6 +30,10 @@ def config(request):
 
 def test_pieces_equal_the_whole(config):
     forms.check_pieces_equal_the_whole(config)
+
+
+def test_types_and_layout(config):
+    forms.check_types_and_layout(config)
 
 
 def test_padding_leaves_no_trace(config):
@@ -75,17 +79,17 @@ def test_both_scans_are_one_function():
 
 
 def test_training_never_holds_the_states_of_a_whole_sequence():
-    B, T, inner, N = 1, 4096, 24, 16
-    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
-    tokens = Selection(shape(B, T, inner), shape(B, T, inner), shape(B, T, N), shape(B, T, N), None)
+    T, inner, N = 4096, 24, 64
 
-    def temporaries(chunk):
-        gradient = jax.grad(lambda *a: selective_scan(*a, chunk)[1].sum(), (0, 1, 2))
-        compiled = jax.jit(gradient).lower(shape(inner, N), shape(B, inner, N), tokens).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+    def temporaries(config):
+        p = abstract(mamba_spec(forms.MODEL, config))
+        context = Context(jnp.arange(T, dtype=jnp.int32)[None], None, None)
+        loss = lambda p, x_BTD: mamba(p, forms.MODEL, config, x_BTD, context, None)[0].sum()  # noqa: E731
+        gradient = jax.jit(jax.grad(loss)).lower(p, jax.ShapeDtypeStruct((1, T, forms.D), jnp.float32))
+        return gradient.compile().memory_analysis().temp_size_in_bytes
 
-    all_states = B * T * inner * N * 4
-    assert temporaries(32) < all_states < temporaries(T)
+    all_states = T * inner * N * 4
+    assert temporaries(MambaConfig(d_state=N)) < all_states < temporaries(MambaConfig(d_state=N, scan="associative"))
 
 
 def test_size_of_the_cache():

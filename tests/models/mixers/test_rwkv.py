@@ -32,6 +32,10 @@ def test_pieces_equal_the_whole(config):
     forms.check_pieces_equal_the_whole(config)
 
 
+def test_types_and_layout(config):
+    forms.check_types_and_layout(config)
+
+
 def test_padding_leaves_no_trace(config):
     forms.check_padding_leaves_no_trace(config)
 
@@ -201,11 +205,11 @@ def test_logits_and_decoding_equal_transformers(width):
     if width != 12:  # transformers can't decode where the channels are not as many as the model is wide
         return
 
-    state, cache = None, make_cache(config, 2, 17)
+    state, cache = None, make_cache(config, 1, 17)  # nor more rows than one
     step = jax.jit(lambda cache, token: hidden_states(params, config, token, cache=cache))
     for t in range(17):
         with torch.no_grad():
-            theirs = model(torch.tensor(tokens[:, t : t + 1]), state=state, use_cache=True)
-        state, hidden = theirs.state, step(cache, tokens[:, t : t + 1])
+            theirs = model(torch.tensor(tokens[:1, t : t + 1]), state=state, use_cache=True)
+        state, hidden = theirs.state, step(cache, tokens[:1, t : t + 1])
         cache = hidden.cache
         close(unembed(params, config, hidden.x_BTD), theirs.logits.numpy())

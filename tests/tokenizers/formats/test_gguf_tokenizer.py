@@ -152,3 +152,25 @@ def test_tokenizers_that_the_format_can_not_hold():
         ValueError, match=r"can only hold a WordPiece vocabulary of text normalized by BertNormalizer\(\)"
     ):
         fields_of(words.replace(normalizer=(BertNormalizer(lowercase=False),)))
+
+
+def test_words_of_a_sentencepiece_vocabulary_are_as_they_stand_in_the_text():
+    """Gemma's files have runs of white space as user-defined tokens, and the unknown token as a control token."""
+    tokens = ("<pad>", "<eos>", "<bos>", "<unk>", "  ", "\n\n", "▁", "a", "b", "▁b")
+    kinds = (3, 3, 3, 3, 4, 4, 1, 1, 1, 1)
+    fields = GGUFVocabulary(
+        "llama",
+        tokens,
+        scores=tuple(-float(i) for i in range(len(tokens))),
+        token_type=kinds,
+        roles={"unk_token": 3, "bos_token": 2, "eos_token": 1},
+        add_bos_token=True,
+        add_space_prefix=False,
+    )
+    tokenizer = tokenizer_of(fields)
+    assert tokenizer.encode("a  b\n\nb b", add_special_tokens=True) == [2, 7, 4, 8, 5, 8, 9]
+    assert tokenizer.encode("aé") == [7, 3]
+    assert tokenizer.decode([7, 4, 8, 5]) == "a  b\n\n"
+    again = fields_of(tokenizer)
+    assert again.tokens == tokens
+    assert tokenizer_of(again).encode("a  b") == [7, 4, 8]
