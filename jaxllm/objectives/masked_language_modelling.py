@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jaxllm.models.config import EncoderConfig
 from jaxllm.models.decoder import Remat
 from jaxllm.models.encoder import Encoder, encode, transform
-from jaxllm.objectives.cross_entropy import cross_entropy
-from jaxllm.objectives.head import stream_and_head
+from jaxllm.objectives.logits import mean_cross_entropy
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -87,11 +86,7 @@ def masked_language_modelling(
             dropout_key=dropout_key,
             remat=remat,
         )
-        x_BTD, head_VD = stream_and_head(params.trunk, config.trunk, transform(params, config, x_BTD))
-        weights_BT = chosen_BT.astype(jnp.float32)
-        total, sums = cross_entropy(x_BTD, head_VD, tokens_BT, weights_BT)
-        weight = weights_BT.sum()
-        divisor = jnp.maximum(weight, 1.0)
-        return total / divisor, {"nll": sums.nll / divisor, "accuracy": sums.correct / divisor, "weight": weight}
+        x_BTD = transform(params, config, x_BTD)
+        return mean_cross_entropy(params.trunk, config.trunk, x_BTD, tokens_BT, chosen_BT.astype(jnp.float32))
 
     return objective

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from jaxllm.models import ModelConfig, hidden_states
 from jaxllm.models.decoder import Decoder, Remat
-from jaxllm.objectives.cross_entropy import cross_entropy
-from jaxllm.objectives.logits import head_terms
+from jaxllm.objectives.logits import mean_cross_entropy
 from jaxllm.objectives.multi_token import multi_token_terms
 from jaxllm.objectives.routing import router_terms
 
@@ -58,21 +57,12 @@ def next_token(
             dropout_key=key,
             remat=remat,
         )
-        total, sums = cross_entropy(
-            hidden.x_BTD,
-            targets_BT=batch["targets"],
-            weights_BT=batch["weights"],
-            z_loss=z_loss,
-            **head_terms(params, config),
+        loss, metrics = mean_cross_entropy(
+            params, config, hidden.x_BTD, batch["targets"], batch["weights"], z_loss=z_loss
         )
-        weight = batch["weights"].sum()
-        # A microbatch of padding alone has no mean; it counts for nothing.
-        divisor = jnp.maximum(weight, 1.0)
-        loss = total / divisor
-        metrics = {"nll": sums.nll / divisor, "accuracy": sums.correct / divisor, "weight": weight}
-
-        statistics = hidden.statistics
+        weight, statistics = metrics["weight"], hidden.statistics
         if params.multi_token is not None:
+            divisor = jnp.maximum(weight, 1.0)
             further, further_metrics, further_statistics = multi_token_terms(
                 params, config, hidden, batch, divisor, z_loss=z_loss, dropout_key=key, remat=remat
             )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from jaxllm.models.config import EncoderDecoderConfig
 from jaxllm.models.decoder import Remat
 from jaxllm.models.encoder_decoder import EncoderDecoder, decode, encode, shift_right
-from jaxllm.objectives.cross_entropy import cross_entropy
-from jaxllm.objectives.head import stream_and_head
+from jaxllm.objectives.logits import mean_cross_entropy
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -35,10 +33,8 @@ def sequence_to_sequence(
         inputs_BT = shift_right(config, batch["targets"])
         hidden = decode(params, config, inputs_BT, memory=memory, dropout_key=keys[1], remat=remat)
         stack = params.decoder.replace(embedding=params.embedding)
-        x_BTD, head_VD = stream_and_head(stack, config.decoder, hidden.x_BTD)
-        total, sums = cross_entropy(x_BTD, head_VD, batch["targets"], batch["weights"], z_loss=z_loss)
-        weight = batch["weights"].sum()
-        divisor = jnp.maximum(weight, 1.0)
-        return total / divisor, {"nll": sums.nll / divisor, "accuracy": sums.correct / divisor, "weight": weight}
+        return mean_cross_entropy(
+            stack, config.decoder, hidden.x_BTD, batch["targets"], batch["weights"], z_loss=z_loss
+        )
 
     return objective

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from jaxllm.models.config import VisionLanguageConfig
 from jaxllm.models.decoder import Remat
 from jaxllm.models.vision_language import VisionLanguage, read
-from jaxllm.objectives.cross_entropy import cross_entropy
-from jaxllm.objectives.head import stream_and_head
+from jaxllm.objectives.logits import mean_cross_entropy
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -38,10 +36,6 @@ def vision_language(
             remat=remat,
         )
         weights_BT = batch["weights"] * (batch["targets"] != config.image_token)
-        x_BTD, head_VD = stream_and_head(params.text, config.text, hidden.x_BTD)
-        total, sums = cross_entropy(x_BTD, head_VD, batch["targets"], weights_BT, z_loss=z_loss)
-        weight = weights_BT.sum()
-        divisor = jnp.maximum(weight, 1.0)
-        return total / divisor, {"nll": sums.nll / divisor, "accuracy": sums.correct / divisor, "weight": weight}
+        return mean_cross_entropy(params.text, config.text, hidden.x_BTD, batch["targets"], weights_BT, z_loss=z_loss)
 
     return objective
