@@ -39,6 +39,7 @@ parity: $(PARITY)
 lint: $(LINT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck launch/*.sh
 
 format: $(LINT)
 	$(BIN)/ruff check --fix .

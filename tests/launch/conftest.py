@@ -1,0 +1,17 @@
+import shutil
+
+import pytest
+
+from tests.launch import stage as stages
+
+
+@pytest.fixture(scope="session")
+def empty_stage(tmp_path_factory):
+    return stages.build(tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture
+def stage(empty_stage, tmp_path):
+    """A stage of the test's own: making a repository anew takes longer than copying one."""
+    shutil.copytree(empty_stage.folder, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return stages.Stage(tmp_path, tmp_path / "repository")
