@@ -221,6 +221,7 @@ def test_a_picture_shows_frontier_rows_and_what_is_extrapolated(tmp_path):
     path = draw_scaling(found, tmp_path / "law.svg", isoflop=fit_isoflop(runs), held_out=[(held_out, said)], title="a")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
     assert {"chinchilla law", "extrapolated", "held out, 95% predicted", "1e+19", "a", "parameters"} <= set(texts)
+    assert texts.count("extrapolated") == 2  # a dashed line, a grey field
     assert any(text.startswith("parabolas: C^0.5") for text in texts)
     assert list(tmp_path.iterdir()) == [path]
     path = draw_scaling(fit_compute(runs), tmp_path / "law.png")
