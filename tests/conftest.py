@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 assert "jax" not in sys.modules, "jax reads its environment when it is imported, which must not come before this file"
@@ -28,3 +29,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The first example of a test compiles, so a time limit per example would measure that.
 settings.register_profile("jaxllm", deadline=None, print_blob=True)
 settings.load_profile("jaxllm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_dropped():
+    """What a module compiled is in the cache on disk; in memory a whole run of the suite would hold gigabytes of it."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

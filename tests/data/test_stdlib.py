@@ -7,6 +7,7 @@ import sysconfig
 import time
 import venv
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -67,7 +68,9 @@ def test_nothing_of_this_machine_is_in_the_text(corpus):
     texts = "\n".join(document.text for document in corpus)
     traces = (PLACE, "swordfish-4711", "JAXLLM_SECRET", "docs.example.org")
     assert [trace for trace in traces if trace in texts] == []
-    assert re.findall(r".*<.* at 0x[0-9a-f]{6,}.*>.*", texts) == []
+    documented = "\n".join(topics.values())  # examples in the language reference may show an address
+    found = re.findall(r".*<.* at 0x[0-9a-f]{6,}.*>.*", texts)
+    assert [line for line in found if line.strip() not in documented] == []
     texts.encode("utf-8")  # no lone surrogates
 
 

@@ -62,7 +62,7 @@ def test_tensor_parallel_reduces_after_attention_and_after_the_mlp():
     found = find_collectives(text)
     assert {c.kind for c in found} == {"all-reduce"}, "nothing is gathered: weights and heads stay where they are"
     assert {c.over(mesh) for c in found} == {("tensor",)}
-    in_layers = [c for c in found if c.depth and any(name in c.op_name for name in ("attention/", "mlp/"))]
+    in_layers = [c for c in found if c.depth and any(name in c.op_name for name in ("mixer/", "channel/"))]
     assert len(in_layers) == 4, "one each for attention and MLP, forward and backward"
     # [B, T, D]: the residual stream, and nothing as wide as the MLP or as long as the keys.
     assert {shape for c in in_layers for _, shape in c.arrays} == {(16, 16, 32)}

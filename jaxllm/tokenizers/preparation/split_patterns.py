@@ -8,6 +8,7 @@ package `regex`, and its classes (\p{L} and so on) are those of a fixed version 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, reduce
 from itertools import accumulate, chain, compress, count
@@ -133,6 +134,7 @@ _QUICKER = (
     (r"|\s*[\r\n]+", r"|(?:[^\S\r\n]*+[\r\n]++)++"),
 )
 """Parts of known patterns, and what matches the same in less time."""
+_POSSESSION_WORKS = (3, 11, 5)  # before it, `re` takes too much where a possessive group repeats
 
 
 class _KnownPattern:
@@ -140,7 +142,7 @@ class _KnownPattern:
 
     def __init__(self, pattern: str):
         is_total = pattern in TOTAL_PATTERNS
-        for slow, quick in _QUICKER:
+        for slow, quick in _QUICKER if sys.version_info >= _POSSESSION_WORKS else ():
             pattern = pattern.replace(slow, quick)
         self._complete = pattern if is_total else f"{pattern}|{_between(pattern)}"
         self._explicit_astral = _WIDE.search(pattern) is not None
