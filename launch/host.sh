@@ -59,6 +59,7 @@ install_jaxllm() {
 
 # A second TERM means that the first was not heard: a training that waits for a host that is gone can't hear it.
 pass_on() {
+  heard=yes
   [[ -n $child ]] || exit 143
   if [[ $1 == TERM && $signal == TERM ]]; then
     kill -KILL "$child" 2> /dev/null || true
@@ -71,7 +72,7 @@ pass_on() {
 # The training saves and exits 0 when it is asked to stop; whoever started this must not take that for the end of the run,
 # so the exit status is then that of the signal.
 train() {
-  local jaxllm log=/dev/null tee_id pipe status
+  local jaxllm log=/dev/null tee_id pipe status heard
   jaxllm=$(find_jaxllm)
   if [[ $logs != - ]]; then
     mkdir -p "$logs/$job"
@@ -94,10 +95,11 @@ train() {
   } > "$pipe/output" 2>&1 < /dev/null &
   child=$!
   set +m
+  # A signal cuts `wait` short, with the status of the signal in place of the training's: then it is asked for again.
   while :; do
-    status=0
+    heard='' status=0
     wait "$child" || status=$?
-    kill -0 "$child" 2> /dev/null || break
+    [[ -n $heard ]] || break
   done
   wait "$tee_id" || true
   rm -rf "$pipe"
