@@ -1,21 +1,25 @@
 """Which choice of architecture learns better: matched models on one corpus, several seeds each.
 
-    python -m experiments.ablations.compare GROUP... [--seeds 3] [--steps 200] [--text PATH] [--out DIR]
+    python -m experiments.ablations.compare GROUP... [--seeds 3] [--steps 800] [--text PATH] [--out DIR]
 
 GROUP is one of the names in variants.py, or `all`. For each variant it prints active and total parameters, the
-validation loss with its 95% interval over seeds, and tokens a second; DIR keeps every run and results.jsonl, and a run
-that is there already is not made again. Without --text it reads the documentation that ships with Python.
+validation loss with its 95% interval over seeds, the difference to the group's first variant with its own interval
+(seed by seed, for a seed means the same order of the data), and tokens a second. DIR keeps every run under the
+fingerprint of its recipe, so that groups share what they have in common and a run that is there is not made again, and
+the rows in results.jsonl. Without --text it reads the documentation that ships with Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
 from pathlib import Path
 
 from experiments.ablations.variants import BASE, GROUPS, active, matched
+from jaxllm.config import to_json
 from jaxllm.data.config import STDLIB, DataConfig
 from jaxllm.data.corpus import SplitDocuments
 from jaxllm.models import ModelConfig, decoder_spec
@@ -26,6 +30,7 @@ from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingCon
 from jaxllm.training.job import Silent
 from jaxllm.training.optimizers import OptimizerConfig
 
+BATCH_SIZE = 8
 # Of Student's t distribution, two-sided 95%, by degrees of freedom.
 T_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -38,20 +43,20 @@ def recipe(model: ModelConfig, text: str, steps: int, seed: int) -> Experiment:
         tokenizer=TokenizerConfig(vocab_size=2048),
         data=DataConfig(path=text, shuffle_seed=seed),
         optimizer=OptimizerConfig(kind="adamw", learning_rate=3e-3, schedule="cosine", warmup_steps=steps // 10),
-        training=TrainingConfig(steps=steps, batch_size=16, eval_every=steps, seed=seed),
+        training=TrainingConfig(steps=steps, batch_size=BATCH_SIZE, eval_every=steps, seed=seed),
         checkpoints=CheckpointConfig(every=steps),
     )
 
 
-def run(model: ModelConfig, documents: SplitDocuments, args: argparse.Namespace, seed: int, directory: Path) -> dict:
+def run(experiment: Experiment, documents: SplitDocuments, out: Path) -> dict[str, float]:
     """Loss and speed of one run; made only if it is not there."""
+    directory = out / hashlib.sha256(to_json(experiment).encode()).hexdigest()[:16]
     result = directory / "result.json"
     if not result.is_file():
-        experiment = recipe(model, args.text, args.steps, seed)
         outcome = pretrain(experiment, directory, Silent(), documents=documents).outcome
         rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-        found = {"val_loss": outcome.val_loss, "tokens_per_second": statistics.median(speeds), "seed": seed}
+        found = {"val_loss": outcome.val_loss, "tokens_per_second": statistics.median(speeds)}
         result.write_text(json.dumps(found))
     return json.loads(result.read_text())
 
@@ -67,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="+", choices=[*GROUPS, "all"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--text", default=STDLIB)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     args = parser.parse_args()
@@ -76,19 +81,33 @@ def main() -> None:
     tokenizer = prepare_tokenizer(first, documents, args.out / "tokenizer", Silent())
     vocabulary = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     for group in GROUPS if "all" in args.groups else args.groups:
-        print(f"\n{group}: {args.steps} steps of 16 x {BASE.context_length} tokens, {args.seeds} seeds")
-        print(f"{'variant':<20} {'active':>10} {'total':>10} {'val loss':>20} {'tokens/s':>9}")
+        print(f"\n{group}: {args.steps} steps of {BATCH_SIZE} x {BASE.context_length} tokens, {args.seeds} seeds")
+        print(
+            f"{'variant':<18} {'active':>10} {'total':>10} {'validation loss':>19} {'difference':>19} {'tokens/s':>9}",
+            flush=True,
+        )
+        first_losses: list[float] = []
         for name, model in matched(group, vocabulary).items():
-            folder = args.out / group / name.replace(" ", "_").replace(",", "").replace(":", "-")
-            runs = [run(model, documents, args, seed, folder / str(seed)) for seed in range(args.seeds)]
-            mean, half = interval([r["val_loss"] for r in runs])
-            speed = statistics.median(r["tokens_per_second"] for r in runs)
-            total = count(decoder_spec(model))
+            runs = [run(recipe(model, args.text, args.steps, seed), documents, args.out) for seed in range(args.seeds)]
+            losses = [r["val_loss"] for r in runs]
+            first_losses = first_losses or losses
+            row = {
+                "group": group,
+                "variant": name,
+                "active": active(model),
+                "total": count(decoder_spec(model)),
+                "val_loss": interval(losses),
+                "difference": interval([a - b for a, b in zip(losses, first_losses, strict=True)]),
+                "tokens_per_second": statistics.median(r["tokens_per_second"] for r in runs),
+            }
+            (mean, half), (more, half_more) = row["val_loss"], row["difference"]
             print(
-                f"{name:<20} {active(model):>10,} {total:>10,} {mean:>10.4f} +- {half:.4f} {speed:>9,.0f}", flush=True
+                f"{name:<18} {row['active']:>10,} {row['total']:>10,} {mean:>9.4f} +- {half:.4f} "
+                f"{more:>+9.4f} +- {half_more:.4f} {row['tokens_per_second']:>9,.0f}",
+                flush=True,
             )
             with (args.out / "results.jsonl").open("a") as file:
-                file.write(json.dumps({"group": group, "variant": name, "val_loss": mean, "interval": half}) + "\n")
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
