@@ -17,6 +17,12 @@ def einsum(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     return product(equation, x, weight, x.dtype)
 
 
+def affine(equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """The same with a bias added, where there is one."""
+    y = einsum(equation, x, weight)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def product(equation: str, a: jax.Array, b: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
     """`jnp.einsum(equation, a, b)`, multiplied in the type of `a`, accumulated in float32, returned in `dtype`.

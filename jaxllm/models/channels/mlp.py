@@ -14,7 +14,7 @@ from flax import struct
 from jaxllm.models.config import MLPConfig, ModelConfig
 from jaxllm.models.config.channel import Activation
 from jaxllm.models.declare import Param, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.parallel.sharding import constrain
@@ -60,11 +60,11 @@ def mlp(
     p: MLP, model: ModelConfig, config: MLPConfig, x_BTD: jax.Array, context: Context, cache: None
 ) -> tuple[jax.Array, None, Statistics]:
     """`activation(x up) down`, or `(activation(x gate) * x up) down` when gated (Shazeer 2020, equation 6)."""
-    up_BTF = _affine("BTD,DF->BTF", x_BTD, p.up, p.up_bias)
-    gate_BTF = None if p.gate is None else _affine("BTD,DF->BTF", x_BTD, p.gate, p.gate_bias)
+    up_BTF = affine("BTD,DF->BTF", x_BTD, p.up, p.up_bias)
+    gate_BTF = None if p.gate is None else affine("BTD,DF->BTF", x_BTD, p.gate, p.gate_bias)
     hidden_BTF = activate(config.activation, gate_BTF, up_BTF)
     hidden_BTF = constrain(hidden_BTF, "batch", "length", "act_mlp")
-    return _affine("BTF,FD->BTD", hidden_BTF, p.down, p.down_bias), None, {}
+    return affine("BTF,FD->BTD", hidden_BTF, p.down, p.down_bias), None, {}
 
 
 def activate(name: Activation, gate: jax.Array | None, up: jax.Array) -> jax.Array:
@@ -75,8 +75,3 @@ def activate(name: Activation, gate: jax.Array | None, up: jax.Array) -> jax.Arr
         return gate * jax.nn.sigmoid(1.702 * gate) * (up + 1)
     activation = ACTIVATIONS[name]
     return activation(up) if gate is None else activation(gate) * up
-
-
-def _affine(equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum(equation, x, weight)
-    return y if bias is None else y + bias.astype(y.dtype)

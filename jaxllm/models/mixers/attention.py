@@ -13,7 +13,7 @@ from flax import struct
 
 from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, ones, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.alibi import alibi_bias
@@ -92,7 +92,7 @@ def attention(
     """
     positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
     q_BTHK, k_BTGK = _queries_and_keys(p, model, config, x_BTD, context, cache)
-    v_BTGK = _project(x_BTD, p.value, p.value_bias)
+    v_BTGK = affine("BTD,DHK->BTHK", x_BTD, p.value, p.value_bias)
     if cache is None:
         k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
         v_BSGK = constrain(v_BTGK, "batch", None, "act_heads", None)
@@ -120,10 +120,10 @@ def attention(
         scale=_scale(model, config),
     )
     if p.gate is not None:
-        gate_BTHK = _project(x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
+        gate_BTHK = affine("BTD,DHK->BTHK", x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
         mixed_BTHK = mixed_BTHK * jax.nn.sigmoid(gate_BTHK).astype(mixed_BTHK.dtype)
-    out_BTD = einsum("BTHK,HKD->BTD", mixed_BTHK, p.out)
-    return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache, {}
+    out_BTD = affine("BTHK,HKD->BTD", mixed_BTHK, p.out, p.out_bias)
+    return out_BTD, cache, {}
 
 
 def _queries_and_keys(
@@ -135,8 +135,8 @@ def _queries_and_keys(
     cache: KVCache | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Queries [B, T, H, K] and keys [B, T, G, K] as they meet: normalized and turned."""
-    q_BTHK = _head_norm(p.query_norm, model, config, _project(x_BTD, p.query, p.query_bias))
-    k_BTGK = _head_norm(p.key_norm, model, config, _project(x_BTD, p.key, p.key_bias))
+    q_BTHK = _head_norm(p.query_norm, model, config, affine("BTD,DHK->BTHK", x_BTD, p.query, p.query_bias))
+    k_BTGK = _head_norm(p.key_norm, model, config, affine("BTD,DHK->BTHK", x_BTD, p.key, p.key_bias))
     if model.positions == "rope" and not config.no_positions:
         length = None
         if depends_on_length(config.rope):
@@ -144,11 +144,6 @@ def _queries_and_keys(
         angles = rope_angles(context.positions_BT, model.head_width(config), config.rope, model.context_length, length)
         q_BTHK, k_BTGK = rotate(q_BTHK, *angles), rotate(k_BTGK, *angles)
     return constrain(q_BTHK, "batch", "length", "act_heads", None), k_BTGK
-
-
-def _project(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum("BTD,DHK->BTHK", x_BTD, weight)
-    return y if bias is None else y + bias.astype(y.dtype)
 
 
 def _head_norm_spec(model: ModelConfig, config: AttentionConfig, axis: str, heads: int, width: int) -> Norm | None:

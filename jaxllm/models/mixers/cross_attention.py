@@ -12,7 +12,7 @@ from flax import struct
 
 from jaxllm.models.config import CrossAttentionConfig, ModelConfig
 from jaxllm.models.declare import Param, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.dot_product import dot_product_attention
@@ -107,10 +107,10 @@ def cross_attention(
         mask_BTS = seen(context.segment_ids_BT, memory.segment_ids_BS)
     else:
         key_BSGK, value_BSGK, mask_BTS = cache.key_BSGK, cache.value_BSGK, cache.visible_BS[:, None]
-    q_BTHK = constrain(_project(x_BTD, p.query, p.query_bias), "batch", "length", "act_heads", None)
+    q_BTHK = constrain(affine("BTD,DHK->BTHK", x_BTD, p.query, p.query_bias), "batch", "length", "act_heads", None)
     mixed_BTHK = dot_product_attention(q_BTHK, key_BSGK, value_BSGK, mask_BTS, scale=config.scale or None)
-    out_BTD = einsum("BTHK,HKD->BTD", mixed_BTHK, p.out)
-    return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache, {}
+    out_BTD = affine("BTHK,HKD->BTD", mixed_BTHK, p.out, p.out_bias)
+    return out_BTD, cache, {}
 
 
 def reference_cross_attention(p: CrossAttention, scale: float, x_TD: jax.Array, memory_SM: jax.Array) -> jax.Array:
@@ -131,13 +131,11 @@ def seen(segment_ids_BT: jax.Array | None, memory_segment_ids_BS: jax.Array) -> 
 
 
 def _keys_and_values(p: CrossAttention, x_BSM: jax.Array) -> tuple[jax.Array, jax.Array]:
-    key_BSGK, value_BSGK = _project(x_BSM, p.key, p.key_bias), _project(x_BSM, p.value, p.value_bias)
+    key_BSGK, value_BSGK = (
+        affine("BTD,DHK->BTHK", x_BSM, p.key, p.key_bias),
+        affine("BTD,DHK->BTHK", x_BSM, p.value, p.value_bias),
+    )
     return (
         constrain(key_BSGK, "batch", None, "act_heads", None),
         constrain(value_BSGK, "batch", None, "act_heads", None),
     )
-
-
-def _project(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum("BTD,DHK->BTHK", x_BTD, weight)
-    return y if bias is None else y + bias.astype(y.dtype)

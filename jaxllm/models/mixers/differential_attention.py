@@ -17,7 +17,7 @@ from flax import struct
 
 from jaxllm.models.config import DifferentialAttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, normal, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine, einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.dot_product import dot_product_attention
@@ -93,7 +93,7 @@ def differential_attention(
 ) -> tuple[jax.Array, KVCache | None, Statistics]:
     """Mix along time; returns the branch [B, T, D], the cache with the new keys and values, and the mean lambda."""
     q_BTHMK, k_BTGMK = _queries_and_keys(p, model, config, x_BTD, context, cache)
-    v_BTGV = _add(einsum("BTD,DGV->BTGV", x_BTD, p.value), p.value_bias)
+    v_BTGV = affine("BTD,DGV->BTGV", x_BTD, p.value, p.value_bias)
     k_BTGX = k_BTGMK.reshape(*k_BTGMK.shape[:3], -1)  # both maps side by side
     if cache is None:
         segment_ids, key_positions = context.segment_ids_BT, context.positions_BT
@@ -115,8 +115,8 @@ def differential_attention(
         both_BTHMV = both.astype(jnp.float32).reshape(B, T, H, M, -1)
         lambda_ = jax.nn.sigmoid(einsum("BTD,DH->BTH", x_BTD, p.lambda_token).astype(jnp.float32))
         mixed_BTHV = both_BTHMV[..., 0, :] - lambda_[..., None] * both_BTHMV[..., 1, :]
-    out_BTD = einsum("BTHV,HVD->BTD", mixed_BTHV.astype(x_BTD.dtype), p.out)
-    return _add(out_BTD, p.out_bias), cache, {"lambda": lambda_.mean()}
+    out_BTD = affine("BTHV,HVD->BTD", mixed_BTHV.astype(x_BTD.dtype), p.out, p.out_bias)
+    return out_BTD, cache, {"lambda": lambda_.mean()}
 
 
 def lambda_init(config: DifferentialAttentionConfig, layer: jax.Array | int) -> jax.Array | float:
@@ -134,8 +134,8 @@ def _difference_1(p, model, config, first_BTHV, second_BTHV, layer):
 
 
 def _queries_and_keys(p, model, config, x_BTD, context: Context, cache: KVCache | None):
-    q_BTHMK = _add(einsum("BTD,DHMK->BTHMK", x_BTD, p.query), p.query_bias)
-    k_BTGMK = _add(einsum("BTD,DGMK->BTGMK", x_BTD, p.key), p.key_bias)
+    q_BTHMK = affine("BTD,DHMK->BTHMK", x_BTD, p.query, p.query_bias)
+    k_BTGMK = affine("BTD,DGMK->BTGMK", x_BTD, p.key, p.key_bias)
     if model.positions == "rope":
         length = None
         if depends_on_length(config.rope):
@@ -148,7 +148,3 @@ def _queries_and_keys(p, model, config, x_BTD, context: Context, cache: KVCache 
 
 def _head_norm(model: ModelConfig, config: DifferentialAttentionConfig) -> NormConfig:
     return NormConfig(epsilon=model.norm.epsilon, scale=config.head_norm_scale)
-
-
-def _add(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    return y if bias is None else y + bias.astype(y.dtype)

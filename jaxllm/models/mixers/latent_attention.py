@@ -17,7 +17,7 @@ from flax import struct
 
 from jaxllm.models.config import LatentAttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine, einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.dot_product import dot_product_attention
@@ -119,8 +119,8 @@ def latent_attention(
     positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
     angles = _angles(model, config, context, cache)
     q_BTHK = _queries(p, config, x_BTD, angles)
-    latent_BSC = normalize(p.latent_norm, _norm_config(config), _affine(x_BTD, p.latent, p.latent_bias))
-    rope_key_BSR = _affine(x_BTD, p.rope_key, p.rope_key_bias)
+    latent_BSC = normalize(p.latent_norm, _norm_config(config), affine("BTD,DF->BTF", x_BTD, p.latent, p.latent_bias))
+    rope_key_BSR = affine("BTD,DF->BTF", x_BTD, p.rope_key, p.rope_key_bias)
     if angles is not None:
         rope_key_BSR = rotate(rope_key_BSR[:, :, None], *angles)[:, :, 0]
     if cache is None:
@@ -137,8 +137,8 @@ def latent_attention(
     mixed_BTHV = attend(
         p, q_BTHK, latent_BSC, rope_key_BSR, mask_BTS, bias=context.bias, scale=latent_scale(model, config)
     )
-    out_BTD = einsum("BTHV,HVD->BTD", mixed_BTHV, p.out)
-    return (out_BTD if p.out_bias is None else out_BTD + p.out_bias.astype(out_BTD.dtype)), cache, {}
+    out_BTD = affine("BTHV,HVD->BTD", mixed_BTHV, p.out, p.out_bias)
+    return out_BTD, cache, {}
 
 
 def naive_attention(
@@ -201,7 +201,9 @@ def _queries(p: LatentAttention, config: LatentAttentionConfig, x_BTD: jax.Array
     if p.query_down is None:
         q_BTHK = einsum("BTD,DHK->BTHK", x_BTD, p.query)
     else:
-        q_BTQ = normalize(p.query_norm, _norm_config(config), _affine(x_BTD, p.query_down, p.query_down_bias))
+        q_BTQ = normalize(
+            p.query_norm, _norm_config(config), affine("BTD,DF->BTF", x_BTD, p.query_down, p.query_down_bias)
+        )
         q_BTHK = einsum("BTQ,QHK->BTHK", q_BTQ, p.query)
     if angles is not None:
         q_BTHN, q_BTHR = jnp.split(q_BTHK, [config.nope_dim], axis=-1)
@@ -219,11 +221,6 @@ def _angles(
         whole = cache is None
         length = text_lengths(context.positions_BT, context.segment_ids_BT) if whole else cache.latent_BSC.shape[1]
     return rope_angles(context.positions_BT, config.rope_dim, config.rope, model.context_length, length)
-
-
-def _affine(x_BTD: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum("BTD,DF->BTF", x_BTD, weight)
-    return y if bias is None else y + bias.astype(y.dtype)
 
 
 def _norm_config(config: LatentAttentionConfig) -> NormConfig:

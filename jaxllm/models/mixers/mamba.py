@@ -15,7 +15,7 @@ from flax import struct
 
 from jaxllm.models.config import MambaConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Initializer, Param, ones, zeros
-from jaxllm.models.einsum import einsum
+from jaxllm.models.einsum import affine, einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.causal_convolution import (
@@ -135,8 +135,8 @@ def mamba(
     empty = mamba_cache(model, config, B, T)
     before = empty if cache is None else resume(cache, empty, context)
     starts_BT = document_starts(context, cache)
-    input_BTI = constrain(_affine("BTD,DI->BTI", x_BTD, p.input, p.input_bias), "batch", "length", "act_inner")
-    gate_BTI = constrain(_affine("BTD,DI->BTI", x_BTD, p.gate, p.gate_bias), "batch", "length", "act_inner")
+    input_BTI = constrain(affine("BTD,DI->BTI", x_BTD, p.input, p.input_bias), "batch", "length", "act_inner")
+    gate_BTI = constrain(affine("BTD,DI->BTI", x_BTD, p.gate, p.gate_bias), "batch", "length", "act_inner")
     x_BTI = jax.nn.silu(causal_convolution(p.convolution, input_BTI, starts_BT, before.history_BWI))
     selection = select(p, model, config, x_BTI, starts_BT)
     selection = selection.replace(step_BTI=blank_padding(selection.step_BTI, context, cache))
@@ -145,7 +145,7 @@ def mamba(
     state_BIN, y_BTI = selective_scan(jnp.exp(p.log_decay.astype(jnp.float32)), before.state_BIN, selection, chunk)
     y_BTI = y_BTI + p.skip.astype(jnp.float32) * x_BTI.astype(jnp.float32)
     y_BTI = (y_BTI * jax.nn.silu(gate_BTI.astype(jnp.float32))).astype(x_BTD.dtype)
-    out_BTD = _affine("BTI,ID->BTD", constrain(y_BTI, "batch", "length", "act_inner"), p.out, p.out_bias)
+    out_BTD = affine("BTI,ID->BTD", constrain(y_BTI, "batch", "length", "act_inner"), p.out, p.out_bias)
     if cache is not None:
         cache = MambaCache(state_BIN, new_history(input_BTI, before.history_BWI, context))
     return out_BTD, cache, {}
@@ -193,8 +193,3 @@ def mamba_step(rate_IN: jax.Array, state_BIN: jax.Array, s: Selection) -> tuple[
     state_BIN = jnp.exp(-s.step_BTI[..., None] * rate_IN) * state_BIN
     state_BIN = state_BIN + (s.step_BTI * s.x_BTI)[..., None] * s.write_BTN[:, None]
     return state_BIN, jnp.einsum("BIN,BN->BI", state_BIN, s.read_BTN)
-
-
-def _affine(equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum(equation, x, weight)
-    return y if bias is None else y + bias.astype(y.dtype)

@@ -20,7 +20,7 @@ from flax import struct
 
 from jaxllm.models.config import Mamba2Config, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, ones, zeros
-from jaxllm.models.einsum import einsum, product
+from jaxllm.models.einsum import affine, einsum, product
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.causal_convolution import (
@@ -152,10 +152,10 @@ def mamba2(
     before = empty if cache is None else resume(cache, empty, context)
     starts_BT = document_starts(context, cache)
     heads = ("batch", "length", "act_inner", None)
-    input_BTHP = constrain(_affine("BTD,DHP->BTHP", x_BTD, p.input, p.input_bias), *heads)
-    gate_BTHP = constrain(_affine("BTD,DHP->BTHP", x_BTD, p.gate, p.gate_bias), *heads)
-    write_BTGN = _affine("BTD,DGN->BTGN", x_BTD, p.write, p.write_bias)
-    read_BTGN = _affine("BTD,DGN->BTGN", x_BTD, p.read, p.read_bias)
+    input_BTHP = constrain(affine("BTD,DHP->BTHP", x_BTD, p.input, p.input_bias), *heads)
+    gate_BTHP = constrain(affine("BTD,DHP->BTHP", x_BTD, p.gate, p.gate_bias), *heads)
+    write_BTGN = affine("BTD,DGN->BTGN", x_BTD, p.write, p.write_bias)
+    read_BTGN = affine("BTD,DGN->BTGN", x_BTD, p.read, p.read_bias)
 
     def convolved(convolution, x_BT, history):
         return jax.nn.silu(causal_convolution(convolution, x_BT, starts_BT, history))
@@ -178,7 +178,7 @@ def mamba2(
     state_BHPN, y_BTHP = state_space_dual(rate_H, before.state_BHPN, tokens, config.chunk)
     y_BTHP = y_BTHP + p.skip.astype(jnp.float32)[:, None] * tokens.x_BTHP.astype(jnp.float32)
     y_BTHP = gated_norm(p.norm, model, config, y_BTHP, gate_BTHP).astype(x_BTD.dtype)
-    out_BTD = _affine("BTHP,HPD->BTD", constrain(y_BTHP, *heads), p.out, p.out_bias)
+    out_BTD = affine("BTHP,HPD->BTD", constrain(y_BTHP, *heads), p.out, p.out_bias)
     if cache is not None:
         cache = Mamba2Cache(
             state_BHPN=state_BHPN,
@@ -192,7 +192,7 @@ def mamba2(
 
 def step_sizes(p: Mamba2, config: Mamba2Config, x_BTD: jax.Array) -> jax.Array:
     """How far each head moves at each token, float32 [B, T, H], within the config's limits."""
-    step_BTH = _affine("BTD,DH->BTH", x_BTD, p.step, p.step_in_bias).astype(jnp.float32)
+    step_BTH = affine("BTD,DH->BTH", x_BTD, p.step, p.step_in_bias).astype(jnp.float32)
     step_BTH = jax.nn.softplus(step_BTH + p.step_bias.astype(jnp.float32))
     return jnp.clip(step_BTH, config.dt_min, config.dt_max or jnp.inf)
 
@@ -276,8 +276,3 @@ def reference_quadratic(rate_H: jax.Array, tokens: Tokens) -> jax.Array:
     scores_BTSG = jnp.einsum("BTGN,BSGN->BTSG", tokens.read_BTGN, tokens.write_BTGN)
     scores_BTSH = jnp.repeat(scores_BTSG, H // G, axis=-1) * decay_BTSH * jnp.tri(T)[:, :, None]
     return jnp.einsum("BTSH,BSH,BSHP->BTHP", scores_BTSH, tokens.step_BTH, tokens.x_BTHP)
-
-
-def _affine(equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = einsum(equation, x, weight)
-    return y if bias is None else y + bias.astype(y.dtype)

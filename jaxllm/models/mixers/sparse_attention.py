@@ -22,6 +22,7 @@ from jaxllm.models.einsum import einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.block_compression import Compressor, block_starts, compress, compressor_spec
+from jaxllm.models.mixers.kv_cache import write
 from jaxllm.models.mixers.rope import rope_angles, rotate
 from jaxllm.models.mixers.sparse_branches import Sources, mix
 from jaxllm.parallel.sharding import constrain
@@ -169,7 +170,7 @@ def _with_cache(p: SparseAttention, config: SparseAttentionConfig, new, context:
     B, T, _, _ = new["selected"].key.shape
     positions_BT = context.positions_BT
     count_B = jnp.full((B,), T) if context.valid_BT is None else context.valid_BT.sum(1)
-    selected = jax.tree.map(lambda old, x: write_at(old, x, positions_BT[:, 0]), cache.selected, new["selected"])
+    selected = jax.tree.map(lambda old, x: write(old, x, positions_BT[:, 0]), cache.selected, new["selected"])
     raw, unfinished = _append(cache.unfinished, new["compressed"], count_B)
     compressed = _finish_blocks(p, config, cache.compressed, raw, positions_BT[:, 0], T)
     window, newest = _append(cache.window, new["window"], count_B)
@@ -214,9 +215,3 @@ def _finish_blocks(p, config: SparseAttentionConfig, blocks: KeysAndValues, raw:
     rows = jnp.arange(index_BN.shape[0])[:, None]
     target_BN = jnp.where(ends_here, index_BN, blocks.key.shape[1])  # beyond the end: dropped
     return jax.tree.map(lambda old, x: old.at[rows, target_BN].set(x.astype(old.dtype), mode="drop"), blocks, finished)
-
-
-def write_at(buffer_BSGK: jax.Array, new_BTGK: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Each row's new entries at its own place."""
-    place = lambda row, new, start: jax.lax.dynamic_update_slice(row, new.astype(row.dtype), (start, 0, 0))  # noqa: E731
-    return jax.vmap(place)(buffer_BSGK, new_BTGK, start_B)
