@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxllm.tokenizers.config import TokenizerConfig
-    from jaxllm.tokenizers.formats.load_and_write import load, write
+    from jaxllm.tokenizers.formats.load_and_write import has_tokenizer, load, write
     from jaxllm.tokenizers.kinds import train
     from jaxllm.tokenizers.pipeline import PipelineTokenizer
     from jaxllm.tokenizers.protocol import END_OF_TEXT, Encoding, Tokenizer
@@ -30,6 +30,7 @@ __all__ = [
     "StreamingDecoder",
     "Tokenizer",
     "TokenizerConfig",
+    "has_tokenizer",
     "load",
     "train",
     "train_byte_bpe",
@@ -38,6 +39,7 @@ __all__ = [
 
 _HOME = {
     "TokenizerConfig": "jaxllm.tokenizers.config",
+    "has_tokenizer": "jaxllm.tokenizers.formats.load_and_write",
     "load": "jaxllm.tokenizers.formats.load_and_write",
     "write": "jaxllm.tokenizers.formats.load_and_write",
     "train": "jaxllm.tokenizers.kinds",

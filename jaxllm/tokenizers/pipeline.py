@@ -6,8 +6,6 @@ vocabulary, or from memory if it was seen before. On the way back each token sta
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -240,11 +238,9 @@ class PipelineTokenizer:
             raise self._out_of_range(token) from None
 
     def fingerprint(self) -> str:
-        from jaxllm.tokenizers.formats.tokenizer_json import describe
+        from jaxllm.tokenizers.formats.folder import fingerprint
 
-        content = {"tokenizer": describe(self), "roles": self.roles}
-        text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self)
 
     def save(self, directory: str | PathLike[str]) -> None:
         from jaxllm.tokenizers.formats.folder import write_folder

@@ -43,3 +43,13 @@ def bert_template(cls: int, sep: int) -> Template:
     """BERT's order: [CLS] A [SEP], and [CLS] A [SEP] B [SEP] whose second text is another segment."""
     head = ((cls, 0), ("A", 0), (sep, 0))
     return Template(head, (*head, ("B", 1), (sep, 1)))
+
+
+def simple_template(begin: int | None, end: int | None) -> Template | None:
+    """These tokens before and behind each text, None for none."""
+    head, tail = ([] if token is None else [token] for token in (begin, end))
+    if not head and not tail:
+        return None
+    around = lambda text, kind: tuple((place, kind) for place in (*head, text, *tail))  # noqa: E731
+    first, second = around("A", 0), around("B", 1)
+    return Template(first, first + second)

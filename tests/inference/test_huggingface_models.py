@@ -135,7 +135,7 @@ def test_what_it_can_not_be(lm, directory, tmp_path):
     with pytest.raises(ValueError, match="cannot be saved to .*already exists"):
         jaxllm.save(lm, directory, format="huggingface")
     sinusoidal = replace(lm, config=replace(CONFIG, positions="sinusoidal"))
-    with pytest.raises(ValueError, match="no family of transformers can express this model"):
+    with pytest.raises(ValueError, match="no family of transformers can express this ModelConfig"):
         jaxllm.save(sinusoidal, tmp_path / "m", format="huggingface")
 
 

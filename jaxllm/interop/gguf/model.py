@@ -14,7 +14,7 @@ from jaxllm.config import did_you_mean
 from jaxllm.interop.gguf.architectures import ARCHITECTURES, ROPE_TENSORS, Architecture, renamed
 from jaxllm.interop.gguf.gguf_file import GGUFFile, read_gguf
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families import family_of
+from jaxllm.interop.huggingface.families import FAMILIES
 from jaxllm.interop.huggingface.family import Family
 from jaxllm.interop.huggingface.parameters import read_params
 from jaxllm.models import Decoder, ModelConfig, decoder_spec
@@ -94,14 +94,8 @@ def describe(file: GGUFFile) -> Described:
     meta = ConfigFile(own | {"model_type": name}, str(file.path))
     entries = architecture.entries(meta, file.tensors) | {"model_type": architecture.model_type}
     meta.finish()
-    family = family_of(architecture.model_type, str(file.path))
-    hf = ConfigFile(entries, str(file.path))
-    try:
-        config = family.config_from(hf)
-    except ValueError as error:
-        raise error if str(error).startswith(hf.source) else hf.error(str(error)) from error
-    hf.finish()
-    return Described(architecture, family, entries, config)
+    family = FAMILIES[architecture.model_type]
+    return Described(architecture, family, entries, family.read(ConfigFile(entries, str(file.path))))
 
 
 def stored_tensors(file: GGUFFile, described: Described) -> dict[str, Any]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm import tokenizers
-from jaxllm.config import did_you_mean
-from jaxllm.data.atomic import new_directory
-from jaxllm.interop.huggingface.config_file import CONFIG_FILE, ConfigFile, read_object
-from jaxllm.interop.huggingface.equivalence_beyond import other_difference
-from jaxllm.interop.huggingface.families import bart, bert, llava, modernbert, roberta, t5, vision_towers
-from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.config_file import CONFIG_FILE
+from jaxllm.interop.huggingface.directory import write_model
+from jaxllm.interop.huggingface.families import bart, bert, llava, modernbert, roberta, t5, vision_towers, vit
+from jaxllm.interop.huggingface.family import Family, config_file, expressing, family_of, names_one_of
 from jaxllm.interop.huggingface.parameters import planned_tensors, read_params
-from jaxllm.interop.huggingface.safetensors_files import read_directory
-from jaxllm.interop.huggingface.safetensors_writing import write_directory
+from jaxllm.interop.huggingface.safetensors_files import StoredTensor, read_directory
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import EncoderConfig, EncoderDecoderConfig, VisionConfig, VisionLanguageConfig
 from jaxllm.models.encoder import encoder_spec
@@ -40,7 +37,7 @@ SPECS: dict[type, Callable[[Any], Any]] = {
 MODULES = {
     EncoderConfig: (bert, roberta, modernbert),
     EncoderDecoderConfig: (t5, bart),
-    VisionConfig: (vision_towers,),
+    VisionConfig: (vision_towers, vit),
     VisionLanguageConfig: (llava,),
 }
 FAMILIES: dict[str, Family] = {
@@ -52,8 +49,6 @@ RENAMED = {
     for module in modules
     for family in module.FAMILIES
 }
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-MAX_FILE_BYTES = 5_000_000_000
 
 
 class OtherModel(NamedTuple):
@@ -67,8 +62,7 @@ class OtherModel(NamedTuple):
 
 def is_other_model(directory: Path) -> bool:
     """Whether config.json there names a model_type that is no decoder and is known here."""
-    file = directory / CONFIG_FILE
-    return file.is_file() and read_object(file).get("model_type") in FAMILIES
+    return names_one_of(directory, FAMILIES)
 
 
 def read_other_config(directory: str | Path) -> Config:
@@ -94,7 +88,7 @@ def load_other(
         config = _computed_in(config, "bfloat16")
     stored = {_renamed(family, name): tensor for name, tensor in read_directory(directory).items()}
     if family.model_type == "t5":
-        config = t5.with_own_head(config, stored)
+        config = _with_own_head(config, stored)
     params = read_params(
         SPECS[type(config)](config),
         family.weights(config),
@@ -104,8 +98,8 @@ def load_other(
         dtype=dtype,
         allow_nonfinite=allow_nonfinite,
     )
-    has_tokenizer = any((directory / name).exists() for name in TOKENIZER_FILES)
-    return OtherModel(config, params, tokenizers.load(directory) if has_tokenizer else None)
+    tokenizer = tokenizers.load(directory) if tokenizers.has_tokenizer(directory) else None
+    return OtherModel(config, params, tokenizer)
 
 
 def save_other(
@@ -122,21 +116,10 @@ def save_other(
     The family is found by itself unless it is named: the first that can express the model exactly. Raises ValueError,
     saying what is in the way, for a model that no family can express, and FileExistsError for a directory in use.
     """
-    chosen, entries = _entries_for(config, family)
+    chosen, entries = expressing(config, _offered(config, family))
     tensors = planned_tensors(SPECS[type(config)](config), params, chosen.weights(config), dtype)
-    types = {tensor.dtype.name for tensor in tensors.values()}
-    entries = {
-        "architectures": [chosen.architecture],
-        "model_type": chosen.model_type,
-        "torch_dtype": types.pop() if len(types) == 1 else "float32",
-        **(_token_entries(tokenizer) if isinstance(config, EncoderConfig) else {}),
-        **entries,
-    }
-    with new_directory(Path(directory).absolute()) as staged:
-        if tokenizer is not None:
-            tokenizer.save(staged)
-        (staged / CONFIG_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-        write_directory(staged, tensors, MAX_FILE_BYTES)
+    tokens = _token_entries(tokenizer) if isinstance(config, EncoderConfig) else {}
+    write_model(Path(directory), {CONFIG_FILE: tokens | entries}, tensors, tokenizer)
 
 
 def _token_entries(tokenizer: Tokenizer | None) -> dict[str, int | None]:
@@ -145,31 +128,19 @@ def _token_entries(tokenizer: Tokenizer | None) -> dict[str, int | None]:
     return {f"{role}_token_id": ids.get(roles.get(f"{role}_token")) for role in ("bos", "eos", "pad", "cls", "sep")}
 
 
-def _family(model_type: str, source: str) -> Family:
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"{source}: model_type {model_type!r} is not known{did_you_mean(model_type, FAMILIES)}; known beside "
-            f"decoders: {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
-
-
 def _read_config(directory: Path) -> tuple[Family, Config]:
-    file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise ValueError(f"{directory} has no {CONFIG_FILE}: it is no model of Hugging Face's")
-    hf = ConfigFile(read_object(file), str(file))
-    family = _family(hf.text("model_type"), str(file))
-    return family, _config_of(family, hf)
+    hf = config_file(directory)
+    family = family_of(hf, FAMILIES)
+    return family, family.read(hf)
 
 
-def _config_of(family: Family, hf: ConfigFile) -> Config:
-    try:
-        config = family.config_from(hf)
-    except ValueError as error:
-        raise error if str(error).startswith(hf.source) else hf.error(str(error)) from error
-    hf.finish()
-    return config
+def _with_own_head(config: EncoderDecoderConfig, stored: Mapping[str, StoredTensor]) -> EncoderDecoderConfig:
+    """The config untied where the file has a head that is not the table: transformers 5 writes of every T5 that it
+    is tied, and goes by the file as well."""
+    head, table = stored.get("lm_head.weight"), stored.get("shared.weight")
+    if head is None or table is None or np.array_equal(head.array(), table.array()):
+        return config
+    return replace(config, decoder=replace(config.decoder, tie_embeddings=False))
 
 
 def _computed_in(config: Any, dtype: str) -> Any:
@@ -187,21 +158,15 @@ def _renamed(family: Family, name: str) -> str:
     return name
 
 
-def _entries_for(config: Config, name: str | None) -> tuple[Family, dict[str, Any]]:
+def _offered(config: Config, name: str | None) -> list[Family]:
+    """Families that describe such a model; the one of this name alone, where one is given."""
     of_this_kind = [family for module in MODULES[type(config)] for family in module.FAMILIES]
-    if name is not None:
-        if _family(name, "save_other") not in of_this_kind:
-            raise ValueError(f"the family {name} is not one of models that {type(config).__name__} describes")
-        of_this_kind = [_family(name, "save_other")]
-    reasons = []
-    for family in of_this_kind:
-        try:
-            entries = family.config_to(config)
-            back = _config_of(family, ConfigFile({"model_type": family.model_type, **entries}))
-            reason = other_difference(config, back)
-        except ValueError as error:
-            reason = str(error)
-        if not reason:
-            return family, entries
-        reasons.append(f"  {family.model_type}: {reason}")
-    raise ValueError("no family of transformers can express this model:\n" + "\n".join(reasons))
+    if name is None:
+        return of_this_kind
+    named = [family for family in of_this_kind if family.model_type == name]
+    if not named:
+        raise ValueError(
+            f"the family {name!r} is not one of models that {type(config).__name__} describes: "
+            f"{', '.join(family.model_type for family in of_this_kind)}"
+        )
+    return named

@@ -12,22 +12,19 @@ import jax.numpy as jnp
 
 from jaxllm import tokenizers
 from jaxllm.data.atomic import new_directory
-from jaxllm.interop.huggingface.config_file import CONFIG_FILE, ConfigFile, read_object
-from jaxllm.interop.huggingface.equivalence import difference
-from jaxllm.interop.huggingface.families import FAMILIES, family_of
-from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.config_file import CONFIG_FILE, read_object
+from jaxllm.interop.huggingface.families import FAMILIES
+from jaxllm.interop.huggingface.family import Family, config_file, expressing, family_of
 from jaxllm.interop.huggingface.parameters import planned_tensors, read_params
 from jaxllm.interop.huggingface.quantized_tensors import expanded, read_quantization
 from jaxllm.interop.huggingface.safetensors_files import read_directory
-from jaxllm.interop.huggingface.safetensors_writing import write_directory
+from jaxllm.interop.huggingface.safetensors_writing import PlannedTensor, write_directory
 from jaxllm.interop.huggingface.weight_map import leaves_of
 from jaxllm.models import Decoder, ModelConfig, decoder_spec
 from jaxllm.parallel.sharding import Layout
 from jaxllm.tokenizers import Tokenizer
-from jaxllm.tokenizers.formats.gpt2_files import VOCABULARY_NAMES
 
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer", "tokenizer.model", *VOCABULARY_NAMES, "vocab.txt")
 MAX_FILE_BYTES = 5_000_000_000  # what the hub's web site and older programs handle well
 
 
@@ -109,29 +106,15 @@ class Described(NamedTuple):
 
 
 def _read_config(directory: Path) -> Described:
-    file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise ValueError(f"{directory} has no {CONFIG_FILE}: it is no model of Hugging Face's")
-    entries = read_object(file)
-    hf = ConfigFile(entries, str(file))
-    family = family_of(hf.text("model_type"), str(file))
-    quantization = read_quantization(hf)
-    return Described(family, _config_of(family, hf), quantization)
-
-
-def _config_of(family: Family, hf: ConfigFile) -> ModelConfig:
-    try:
-        config = family.config_from(hf)
-    except ValueError as error:
-        raise error if str(error).startswith(hf.source) else hf.error(str(error)) from error
-    hf.finish()
-    return config
+    hf = config_file(directory)
+    family, quantization = family_of(hf, FAMILIES), read_quantization(hf)
+    return Described(family, family.read(hf), quantization)
 
 
 def _read_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer beside the weights. Tokens that were added behind the model's table (an image's placeholder, in
     text-only models) can't be used, so they are left out."""
-    if not any((directory / name).exists() for name in TOKENIZER_FILES):
+    if not tokenizers.has_tokenizer(directory):
         return None
     tokenizer = tokenizers.load(directory)
     if tokenizer.vocab_size <= config.vocab_size:
@@ -172,40 +155,29 @@ def save_huggingface(
     written in `dtype`, else in the type they have. Raises ValueError, saying what is in the way, for a model that no
     family can express, and FileExistsError for a directory that is in use.
     """
-    chosen, entries = entries_for(config, family)
-    spec = decoder_spec(config)
-    tensors = planned_tensors(spec, params, chosen.weights(config), dtype)
-    types = {tensor.dtype.name for tensor in tensors.values()}
+    chosen, entries = expressing(config, sorted(FAMILIES.values(), key=lambda one: one.model_type != family))
+    tensors = planned_tensors(decoder_spec(config), params, chosen.weights(config), dtype)
     tokens = _token_entries(tokenizer, stop_tokens)
-    entries = {
-        "architectures": [chosen.architecture],
-        "model_type": chosen.model_type,
-        "torch_dtype": types.pop() if len(types) == 1 else "float32",
-        **entries,
-        **tokens,
-    }
-    with new_directory(Path(directory).absolute()) as staged:
+    files = {CONFIG_FILE: entries | tokens, GENERATION_FILE: {"_from_model_config": True, **tokens}}
+    write_model(Path(directory), files, tensors, tokenizer, max_file_bytes)
+
+
+def write_model(
+    directory: Path,
+    files: dict[str, dict[str, Any]],
+    tensors: Mapping[str, PlannedTensor],
+    tokenizer: Tokenizer | None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """A directory of these JSON files, the tensors, whose type config.json tells, and the tokenizer; whole or not."""
+    types = {tensor.dtype.name for tensor in tensors.values()}
+    files[CONFIG_FILE] = {"torch_dtype": types.pop() if len(types) == 1 else "float32"} | files[CONFIG_FILE]
+    with new_directory(directory.absolute()) as staged:
         if tokenizer is not None:
             tokenizer.save(staged)
-        _write(staged / CONFIG_FILE, entries)
-        _write(staged / GENERATION_FILE, {"_from_model_config": True, **tokens})
+        for name, entries in files.items():
+            (staged / name).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
         write_directory(staged, tensors, max_file_bytes)
-
-
-def entries_for(config: ModelConfig, first: str) -> tuple[Family, dict[str, Any]]:
-    """The family that can express a model, and its entries of config.json; the family named `first` is tried first."""
-    reasons = []
-    for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != first):
-        try:
-            entries = family.config_to(config)
-            back = _config_of(family, ConfigFile(entries | {"model_type": family.model_type}))
-            reason = difference(config, back)
-        except ValueError as error:
-            reason = str(error)
-        if not reason:
-            return family, entries
-        reasons.append(f"  {family.model_type}: {reason}")
-    raise ValueError("no family of transformers can express this model:\n" + "\n".join(reasons))
 
 
 def _token_entries(tokenizer: Tokenizer | None, stop_tokens: tuple[int, ...]) -> dict[str, Any]:
@@ -220,7 +192,3 @@ def _token_entries(tokenizer: Tokenizer | None, stop_tokens: tuple[int, ...]) ->
         eos = stop_tokens[0] if len(stop_tokens) == 1 else list(stop_tokens)
     # Absent is not null: without an entry, transformers takes the family's own ids.
     return {"bos_token_id": named.get("bos"), "eos_token_id": eos, "pad_token_id": named.get("pad")}
-
-
-def _write(file: Path, entries: dict[str, Any]) -> None:
-    file.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

@@ -10,23 +10,50 @@ from jaxllm.models.config import (
     AttentionConfig,
     Block,
     DifferentialAttentionConfig,
+    EmbeddingConfig,
+    EncoderDecoderConfig,
+    HeadConfig,
     MambaConfig,
     MoEConfig,
     RopeConfig,
     RWKVChannelConfig,
     RWKVConfig,
+    VisionConfig,
 )
 
 _OF_TRAINING = {"dropout", "init_std", "residual_init", "compute_dtype", "attention", "mlp"}
 _OF_MIXERS = {"load_loss", "sequence_loss", "z_loss", "dispatch", "capacity_factor", "scan"}
 
 
-def difference(one: ModelConfig, other: ModelConfig) -> str:
-    """The first thing that tells them apart, "" if nothing does."""
+def difference(one: Any, other: Any) -> str:
+    """The first thing that tells two configs apart, of whatever kind of model; "" if nothing does."""
+    if type(one) is not type(other):
+        return f"it is a {type(one).__name__}, it would become a {type(other).__name__}"
     return _difference("", _canonical(one), _canonical(other))
 
 
-def _canonical(config: ModelConfig) -> dict[str, Any]:
+def _canonical(config: Any) -> Any:
+    match config:
+        case ModelConfig():
+            return _canonical_stack(config)
+        case EncoderDecoderConfig(decoder=own):  # the head is the decoder's
+            encoder = replace(config.encoder, head=own.head, tie_embeddings=own.tie_embeddings)
+            return _canonical_parts(replace(config, encoder=encoder))
+        case VisionConfig():
+            idle = {"vocab_size": 0, "context_length": 1, "tie_embeddings": True}
+            trunk = replace(config.trunk, **idle, head=HeadConfig(), embedding=EmbeddingConfig())
+            return _canonical_parts(replace(config, trunk=trunk))
+        case _ if is_dataclass(config):
+            return _canonical_parts(config)
+        case _:
+            return config
+
+
+def _canonical_parts(config: Any) -> dict[str, Any]:
+    return {field.name: _canonical(getattr(config, field.name)) for field in fields(config)}
+
+
+def _canonical_stack(config: ModelConfig) -> dict[str, Any]:
     described = {
         field.name: getattr(config, field.name)
         for field in fields(config)

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
-from jaxllm.models.config import AttentionConfig, Block, MLPConfig
+from jaxllm.models.config import AttentionConfig, Block, MLPConfig, ModelConfig
+
+Mixer = TypeVar("Mixer")
+
+
+def first(config: ModelConfig, kind: type[Mixer]) -> Mixer:
+    """That of the first layer that has one of this kind. Raises ValueError if none has."""
+    for block in config.blocks():
+        for mixer in (block.mixer, block.channel):
+            if isinstance(mixer, kind):
+                return mixer
+    raise ValueError(f"no layer has a {kind.__name__.removesuffix('Config')}")
 
 
 def arranged(blocks: Sequence[Block]) -> dict[str, Any]:
@@ -25,6 +36,18 @@ def arranged(blocks: Sequence[Block]) -> dict[str, Any]:
     own = {name: mixer for name, mixer in (("attention", attention), ("mlp", mlp)) if mixer is not None}
     prologue, period = min(_ways(named), key=lambda way: _compiled(named, *way))
     return {"prologue": named[:prologue], "pattern": named[prologue : prologue + period], **own}
+
+
+def first_alone(blocks: list[Block]) -> dict[str, Any]:
+    """The fields of a ModelConfig whose first layer is a segment of its own."""
+    if len(blocks) == 1:
+        return {"prologue": tuple(blocks), "mlp": blocks[0].channel}
+    rest = arranged(blocks[1:])
+    named = [Block("attention" if b.mixer == rest["attention"] else b.mixer) for b in blocks]
+    prologue, pattern = (named[0], *rest["prologue"]), rest["pattern"]
+    if prologue[1:] and prologue[1] == named[0]:
+        prologue, pattern = (named[0],), tuple(named[1:])
+    return rest | {"prologue": prologue, "pattern": pattern}
 
 
 def _commonest(mixers: list, kind: type) -> Any:

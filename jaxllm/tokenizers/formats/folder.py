@@ -1,11 +1,13 @@
 """A tokenizer as a directory, the way Hugging Face's models carry it.
 
-`tokenizer.json` says how text becomes ids, `tokenizer_config.json` what some tokens are for, and a chat template stands
-in that file or beside it in `chat_template.jinja`.
+`tokenizer.json` (or SentencePiece's `tokenizer.model`) says how text becomes ids, `tokenizer_config.json` what some
+tokens are for, and a chat template stands in that file or beside it in `chat_template.jinja`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,10 +15,14 @@ from typing import Any
 
 from jaxllm.tokenizers.added_tokens import AddedToken
 from jaxllm.tokenizers.formats import storage, tokenizer_json
+from jaxllm.tokenizers.formats.sentencepiece_model import read_sentencepiece, serialize_sentencepiece
+from jaxllm.tokenizers.formats.sentencepiece_tokenizer import is_sentencepiece, model_of_tokenizer, tokenizer_of_model
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
 from jaxllm.tokenizers.stages import Vocabulary
+from jaxllm.tokenizers.template import simple_template
 
 CONFIG_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
+MODEL_NAMES = ("tokenizer.model", "spiece.model")  # the second is T5's
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -25,14 +31,71 @@ _ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁se
 
 
 def write_folder(tokenizer: PipelineTokenizer, directory: str | PathLike[str]) -> None:
-    """Writes the directory whole or not at all. Raises ValueError for what tokenizer.json can't express."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokenizer.roles}
+    """Writes the directory whole or not at all: with SentencePiece's own model where a text is prepared as it does it,
+    else with a tokenizer.json. Raises ValueError for what that can't express."""
+    config = {"clean_up_tokenization_spaces": False, **tokenizer.roles}
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
-    storage.write(
-        directory,
-        {storage.FILE_NAME: storage.dump(tokenizer_json.describe(tokenizer)), CONFIG_FILE: storage.dump(config)},
-    )
+    name, content = _content(tokenizer)
+    if name in MODEL_NAMES:
+        config |= {"tokenizer_class": "LlamaTokenizer", **_ends(tokenizer)}
+    else:
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    storage.write(directory, {name: content, CONFIG_FILE: storage.dump(config).encode()})
+
+
+def fingerprint(tokenizer: PipelineTokenizer) -> str:
+    """What is written of it, but for its chat template, as a SHA-256 in hexadecimal digits."""
+    name, content = _content(tokenizer)
+    if name in MODEL_NAMES:
+        described = {"model": hashlib.sha256(content).hexdigest(), **_ends(tokenizer)}
+    else:
+        described = tokenizer_json.describe(tokenizer)
+    everything = {"tokenizer": described, "roles": tokenizer.roles}
+    text = json.dumps(everything, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(tokenizer: PipelineTokenizer) -> tuple[str, bytes]:
+    """The file that says how text becomes ids."""
+    if is_sentencepiece(tokenizer):
+        return MODEL_NAMES[0], serialize_sentencepiece(model_of_tokenizer(tokenizer))
+    return storage.FILE_NAME, storage.dump(tokenizer_json.describe(tokenizer)).encode()
+
+
+def _ends(tokenizer: PipelineTokenizer) -> dict[str, bool]:
+    """Whether the template puts tokens around a text: the roles' own, or it can't be said."""
+    head, tail = tokenizer.template.around() if tokenizer.template else ([], [])
+    ids = {role: tokenizer.special_tokens.get(name) for role, name in tokenizer.roles.items()}
+    if head not in ([], [ids.get("bos_token")]) or tail not in ([], [ids.get("eos_token")]):
+        raise ValueError(
+            "beside SentencePiece's model only a bos_token before a text and an eos_token behind it can be said, but "
+            f"the template has the ids {head} and {tail}"
+        )
+    return {"add_bos_token": bool(head), "add_eos_token": bool(tail)}
+
+
+def read_model_folder(file: Path) -> PipelineTokenizer:
+    """The tokenizer of a SentencePiece model, with what the files beside it say of it.
+
+    Raises ValueError, naming the file, if one is damaged or asks for what is not supported.
+    """
+    tokenizer = tokenizer_of_model(read_sentencepiece(file))
+    config_file = file.parent / CONFIG_FILE
+    if not config_file.is_file():
+        return tokenizer
+    config = storage.read_object(config_file)
+    try:
+        roles = tokenizer.roles | _present(_roles(config), tokenizer.vocabulary, tokenizer.added_tokens)
+        ids = {role: tokenizer.special_tokens.get(name) for role, name in roles.items()}
+        ends = [
+            ids.get(role) if config.get(name) is True else None
+            for name, role in (("add_bos_token", "bos_token"), ("add_eos_token", "eos_token"))
+        ]
+        template = _chat_template(config, file.parent)
+        return tokenizer.replace(roles=roles, template=simple_template(*ends), chat_template=template)
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from error
 
 
 def read_folder(path: str | PathLike[str]) -> PipelineTokenizer:

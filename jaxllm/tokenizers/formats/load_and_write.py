@@ -9,25 +9,20 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jaxllm.tokenizers.added_tokens import AddedToken
-from jaxllm.tokenizers.decoders import ByteFallback, Decoder, Fuse, Replace, Strip
+from jaxllm.tokenizers.decoders import Decoder
 from jaxllm.tokenizers.decoders import WordPiece as WordPieceDecoder
 from jaxllm.tokenizers.formats import gguf_tokenizer, gguf_vocabulary, storage
 from jaxllm.tokenizers.formats.bert_vocab import read_vocab, write_vocab
-from jaxllm.tokenizers.formats.folder import CONFIG_FILE, read_folder
+from jaxllm.tokenizers.formats.folder import CONFIG_FILE, MODEL_NAMES, read_folder, read_model_folder
 from jaxllm.tokenizers.formats.gpt2_files import MERGES_NAMES, VOCABULARY_NAMES, read_gpt2, write_gpt2
-from jaxllm.tokenizers.formats.sentencepiece_model import model_of, read_sentencepiece, write_sentencepiece
+from jaxllm.tokenizers.formats.sentencepiece_model import read_sentencepiece, write_sentencepiece
+from jaxllm.tokenizers.formats.sentencepiece_tokenizer import model_of_tokenizer, tokenizer_of_model
 from jaxllm.tokenizers.formats.tiktoken_files import ENCODINGS, ranks_of, read_ranks, read_tiktoken, write_ranks
 from jaxllm.tokenizers.pipeline import PipelineTokenizer
 from jaxllm.tokenizers.preparation.cuts import BertPreTokenizer
-from jaxllm.tokenizers.preparation.metaspace import META
-from jaxllm.tokenizers.preparation.normalizers import BertNormalizer, Prepend
-from jaxllm.tokenizers.preparation.normalizers import Replace as ReplaceText
-from jaxllm.tokenizers.preparation.patterns import String
-from jaxllm.tokenizers.preparation.sentencepiece_normalizer import SentencePieceNormalizer
+from jaxllm.tokenizers.preparation.normalizers import BertNormalizer
 from jaxllm.tokenizers.template import bert_template
 from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
-from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
-from jaxllm.tokenizers.vocabularies.unigram import Unigram
 from jaxllm.tokenizers.vocabularies.wordpiece import WordPiece
 
 Format = Literal["huggingface", "tiktoken", "gpt2", "sentencepiece", "bert", "gguf"]
@@ -45,7 +40,7 @@ def load(path: str | PathLike[str]) -> PipelineTokenizer:
     if path.is_dir():
         return _load_directory(path)
     if ".model" in path.suffixes:  # Mistral's are named tokenizer.model.v3
-        return sentencepiece_tokenizer(path)
+        return tokenizer_of_model(read_sentencepiece(path))
     match path.suffix:
         case ".tiktoken":
             return read_tiktoken(path, _encoding_of(path))
@@ -58,21 +53,27 @@ def load(path: str | PathLike[str]) -> PipelineTokenizer:
     return read_folder(path)
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether `load` would find one in this directory."""
+    return any((directory / name).exists() for name, _ in _readers())
+
+
 def _load_directory(directory: Path) -> PipelineTokenizer:
+    for name, read in _readers():
+        if (directory / name).exists():
+            return read(directory / name)
+    raise ValueError(f"{directory}: there is no tokenizer here; looked for {', '.join(name for name, _ in _readers())}")
+
+
+def _readers() -> list[tuple[str, Callable[[Path], PipelineTokenizer]]]:
     """What is most explicit comes first: a tokenizer.json says everything, a vocab.txt next to nothing."""
-    readers: list[tuple[str, Callable[[Path], PipelineTokenizer]]] = [
+    return [
         (storage.FILE_NAME, read_folder),
         ("tokenizer", load),
-        ("tokenizer.model", load),
+        *((name, read_model_folder) for name in MODEL_NAMES),
         *((name, lambda file: read_gpt2(file.parent)) for name in VOCABULARY_NAMES),
         ("vocab.txt", load),
     ]
-    for name, read in readers:
-        if (directory / name).exists():
-            return read(directory if name == storage.FILE_NAME else directory / name)
-    raise ValueError(
-        f"{directory}: there is no tokenizer here; looked for {', '.join(dict.fromkeys(name for name, _ in readers))}"
-    )
 
 
 def _encoding_of(path: Path) -> str:
@@ -86,23 +87,6 @@ def _encoding_of(path: Path) -> str:
             f"{', '.join(ENCODINGS)}, or use jaxllm.tokenizers.formats.tiktoken_files.read_tiktoken"
         )
     return fitting[0]
-
-
-def sentencepiece_tokenizer(path: str | PathLike[str]) -> PipelineTokenizer:
-    """The tokenizer of a SentencePiece model file."""
-    model = read_sentencepiece(path)
-    prefixed = model.normalizer.add_dummy_prefix and not model.normalizer.treat_whitespace_as_suffix
-    steps = [Replace(META, " "), ByteFallback(), Fuse()]
-    names = {"bos_token": model.bos_piece, "eos_token": model.eos_piece, "pad_token": model.pad_piece}
-    names["unk_token"] = model.pieces[model.unk_id].text
-    return PipelineTokenizer(
-        model.vocabulary,
-        added_tokens=[AddedToken(name, i) for name, i in model.special_tokens.items()],
-        normalizer=(model.normalizer,),
-        pre_tokenizer=model.cuts,
-        decoder=Decoder([*steps, Strip(" ", 1, 0)] if prefixed else steps),
-        roles={role: name for role, name in names.items() if name in model.special_tokens},
-    )
 
 
 def bert_tokenizer(path: str | PathLike[str]) -> PipelineTokenizer:
@@ -148,7 +132,7 @@ def write(tokenizer: PipelineTokenizer, path: str | PathLike[str], format: Forma
         case "bert":
             write_vocab(path, _only(tokenizer, format, WordPiece, normalizer=True).vocab)
         case "sentencepiece":
-            _write_sentencepiece(tokenizer, path)
+            write_sentencepiece(model_of_tokenizer(tokenizer), path)
         case "gguf":
             gguf_vocabulary.write_gguf_vocabulary(path, gguf_tokenizer.fields_of(tokenizer))
         case _:
@@ -164,34 +148,3 @@ def _only(tokenizer: PipelineTokenizer, format: str, *kinds: type, normalizer: b
         names = ", ".join(type(step).__name__ for step in tokenizer.normalizer)
         raise ValueError(f"the format {format} has no place for the normalizer {names}")
     return tokenizer.vocabulary
-
-
-def _write_sentencepiece(tokenizer: PipelineTokenizer, path: str | PathLike[str]) -> None:
-    vocabulary = _only(tokenizer, "sentencepiece", Unigram, ScoredBPE, normalizer=True)
-    match tokenizer.normalizer:
-        case (SentencePieceNormalizer() as normalizer,):
-            special = {name: i for name, i in tokenizer.special_tokens.items() if i != vocabulary.unk_id}
-        case (Prepend(prepend), ReplaceText(String(" "), content)) if prepend == content == META:
-            # What is trained here: all spaces are kept, and special tokens stand behind the vocabulary.
-            normalizer = SentencePieceNormalizer(remove_extra_whitespaces=False)
-            vocabulary, special = _with_special_tokens(vocabulary, tokenizer)
-        case steps:
-            names = ", ".join(type(step).__name__ for step in steps) or "none"
-            raise ValueError(f"the format sentencepiece can't express the normalizer {names}")
-    names = {f"{role.removesuffix('_token')}_piece": name for role, name in tokenizer.roles.items()}
-    known = {name: piece for name, piece in names.items() if name in ("bos_piece", "eos_piece", "pad_piece")}
-    write_sentencepiece(model_of(vocabulary, normalizer, special, **known), path)
-
-
-def _with_special_tokens(vocabulary: Unigram, tokenizer: PipelineTokenizer) -> tuple[Unigram, dict[str, int]]:
-    special = {name: i for name, i in tokenizer.special_tokens.items() if i != vocabulary.unk_id}
-    after = sorted((i, name) for name, i in special.items() if i >= len(vocabulary.pieces))
-    if [i for i, _ in after] != list(range(len(vocabulary.pieces), len(vocabulary.pieces) + len(after))):
-        raise ValueError("the format sentencepiece has no gaps between ids, but the special tokens have some")
-    pieces = [*vocabulary.pieces, *((name, 0.0) for _, name in after)]
-    byte = re.compile("<0x[0-9A-F]{2}>")
-    excluded = [i for i, (piece, _) in enumerate(pieces) if byte.fullmatch(piece) or piece in special]
-    return (
-        Unigram(pieces, vocabulary.unk_id, vocabulary.byte_fallback, excluded=excluded, single_precision=True),
-        special,
-    )

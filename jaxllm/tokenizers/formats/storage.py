@@ -18,8 +18,8 @@ def dump(description: dict[str, Any]) -> str:
     return json.dumps(description, ensure_ascii=False, indent=1) + "\n"
 
 
-def write(directory: str | PathLike[str], files: Mapping[str, str]) -> None:
-    """Writes files, names and texts, into a directory, which is made if need be.
+def write(directory: str | PathLike[str], files: Mapping[str, bytes]) -> None:
+    """Writes files, names and contents, into a directory, which is made if need be.
 
     Whoever looks, at any moment and also after a crash, finds no directory or all of the files; where the directory was
     there before, each file is the old or the new one. Raises OSError if the directory can't be written.
@@ -30,9 +30,9 @@ def write(directory: str | PathLike[str], files: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         staged = Path(scratch) / directory.name
         staged.mkdir()
-        for name, text in files.items():
-            with open(staged / name, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+        for name, content in files.items():
+            with open(staged / name, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         if directory.is_dir():

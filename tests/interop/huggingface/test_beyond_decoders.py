@@ -143,13 +143,13 @@ def test_what_does_not_fit_is_named(directory, changes, complaint):
 def test_what_no_family_can_express(tmp_path):
     odd = replace(BERT, trunk=replace(BERT.trunk, positions="none"))
     params = initialize(SPECS[type(odd)](odd), jax.random.key(0))
-    with pytest.raises(ValueError, match="no family of transformers can express this model") as error:
+    with pytest.raises(ValueError, match="no family of transformers can express this EncoderConfig") as error:
         save_other(tmp_path / "model", odd, params)
     assert "bert: trunk.positions is 'none', it would become 'learned'" in str(error.value)
     assert "modernbert: " in str(error.value) and "t5: " not in str(error.value)
     with pytest.raises(ValueError, match=r"t5: .*encoder_bias is missing"):
         save_other(tmp_path / "model", BART, initialize(SPECS[type(BART)](BART), jax.random.key(0)), family="t5")
-    with pytest.raises(ValueError, match="the family t5 is not one of models that EncoderConfig describes"):
+    with pytest.raises(ValueError, match="the family 't5' is not one of models that EncoderConfig describes"):
         save_other(tmp_path / "model", odd, params, family="t5")
     assert not (tmp_path / "model").exists()
 

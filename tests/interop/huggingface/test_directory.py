@@ -11,9 +11,9 @@ import pytest
 
 from jaxllm.interop.huggingface import load_huggingface, read_config, save_huggingface
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.directory import entries_for
 from jaxllm.interop.huggingface.equivalence import difference
 from jaxllm.interop.huggingface.families import FAMILIES
+from jaxllm.interop.huggingface.family import expressing
 from jaxllm.interop.huggingface.safetensors_files import read_directory
 from jaxllm.interop.huggingface.weight_map import leaves_of
 from jaxllm.models import PRESETS, Block, MLPConfig, decoder_spec, forward
@@ -215,7 +215,7 @@ def test_a_directory_without_config(tmp_path):
     ids=["mup", "sinusoidal", "no mixer", "not gated", "expert choice"],
 )
 def test_what_no_family_can_express_is_refused(tmp_path, config, reason):
-    with pytest.raises(ValueError, match=f"no family of transformers can express this model:(.|\n)*{reason}"):
+    with pytest.raises(ValueError, match=f"no family of transformers can express this ModelConfig:(.|\n)*{reason}"):
         write_model(tmp_path / "m", config)
     assert not list(tmp_path.iterdir())
 
@@ -247,9 +247,8 @@ def test_parameters_that_are_no_plain_arrays_are_refused(tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_published_models_go_to_config_json_and_back(name):
     config = PRESETS[name]()
-    family, entries = entries_for(config, "")
-    hf = ConfigFile(entries | {"model_type": family.model_type})
-    assert difference(family.config_from(hf), config) == ""
+    family, entries = expressing(config, FAMILIES.values())
+    assert difference(family.read(ConfigFile(entries)), config) == ""
     spec = decoder_spec(config)
     assert len(leaves_of(spec, family.weights(config))) == len(jax.tree.leaves(spec))
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.equivalence import difference
-from jaxllm.interop.huggingface.families import family_of
+from jaxllm.interop.huggingface.families import FAMILIES
 from jaxllm.models import PRESETS, decoder_spec
 from jaxllm.models.declare import count
 
@@ -343,7 +343,4 @@ def test_an_option_with_one_supported_value():
 
 
 def read_entries(entries):
-    hf = ConfigFile(entries)
-    config = family_of(entries["model_type"], "config.json").config_from(hf)
-    hf.finish()
-    return config
+    return FAMILIES[entries["model_type"]].read(ConfigFile(entries))

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from jaxllm.tokenizers import TokenizerConfig, load, train
+from jaxllm.tokenizers import TokenizerConfig, has_tokenizer, load, train
 from jaxllm.tokenizers.formats.load_and_write import write
+from jaxllm.tokenizers.template import simple_template
 
 TEXTS = ["Hello wörld 日本 1234 it's  fine\n\n\tx", " a", "  a  ", "e\u0301 ﬁ", "", "🦙\x00"]
 
@@ -45,6 +46,31 @@ def test_a_sentencepiece_model(unigram, texts, tmp_path):
         assert loaded.decode(loaded.encode(text)) == text == library.decode(library.encode(text))
     write(loaded, tmp_path / "again.model", "sentencepiece")
     assert load(tmp_path / "again.model").encode_batch(TEXTS) == loaded.encode_batch(TEXTS)
+    (tmp_path / "t5").mkdir()
+    assert not has_tokenizer(tmp_path / "t5")
+    (tmp_path / "again.model").rename(tmp_path / "t5" / "spiece.model")
+    assert has_tokenizer(tmp_path / "t5")
+    assert load(tmp_path / "t5").encode_batch(TEXTS) == loaded.encode_batch(TEXTS)
+
+
+def test_a_sentencepiece_model_with_its_roles_and_templates(unigram, tmp_path):
+    """tokenizer.json has no normalizer that is SentencePiece's own, so what was read from its model is saved as one."""
+    write(unigram, tmp_path / "t.model", "sentencepiece")
+    bare = load(tmp_path / "t.model")
+    end = bare.end_of_text
+    whole = bare.replace(template=simple_template(None, end), chat_template="{{ messages[0].content }}")
+    whole.save(tmp_path / "saved")
+    assert {file.name for file in (tmp_path / "saved").iterdir()} == {"tokenizer.model", "tokenizer_config.json"}
+    again = load(tmp_path / "saved")
+    assert again.fingerprint() == whole.fingerprint() != bare.fingerprint()
+    assert (again.roles, again.template, again.chat_template) == (whole.roles, whole.template, whole.chat_template)
+    assert again.encode("The class", add_special_tokens=True) == [*bare.encode("The class"), end]
+    (tmp_path / "saved" / "tokenizer_config.json").write_text('{"eos_token": 7}')
+    with pytest.raises(ValueError, match="tokenizer_config.json: eos_token must be a token, found 7"):
+        load(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"only a bos_token before a text and an eos_token behind it can be said"):
+        bare.replace(template=simple_template(end, None)).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_vocab_txt(wordpiece, texts, tmp_path):

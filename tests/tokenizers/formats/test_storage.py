@@ -7,7 +7,7 @@ from jaxllm.tokenizers.formats import storage
 
 
 def write(directory, description) -> None:
-    storage.write(directory, {storage.FILE_NAME: storage.dump(description)})
+    storage.write(directory, {storage.FILE_NAME: storage.dump(description).encode()})
 
 
 def files(directory) -> list[str]:

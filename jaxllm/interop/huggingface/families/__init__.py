@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jaxllm.config import did_you_mean
 from jaxllm.interop.huggingface.families import (
     deepseek_v2,
     deepseek_v3,
@@ -57,13 +56,3 @@ MODULES = (
     diffllama,
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for module in MODULES for family in module.FAMILIES}
-
-
-def family_of(model_type: str, source: str) -> Family:
-    """Raises ValueError, naming what is known, for another type."""
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"{source}: model_type {model_type!r} is not known{did_you_mean(model_type, FAMILIES)}; known: "
-            f"{', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.bert import attention, mlp, norm
+from jaxllm.interop.huggingface.families.encoder_like import attention, mlp, norm
 from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
 from jaxllm.interop.huggingface.weight_map import Stack, WeightMap, tensor

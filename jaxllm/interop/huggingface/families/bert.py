@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
+from jaxllm.interop.huggingface.families.encoder_like import attention, linear, mlp, norm, read_heads, written_heads
 from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
@@ -61,21 +62,6 @@ def read_encoder(hf: ConfigFile, name: str, *, position_offset: int) -> dict[str
     return {"trunk": trunk, "transform_activation": trunk.mlp.activation, **heads}
 
 
-def read_heads(hf: ConfigFile, name: str, *, pooler: str = "tanh", model_pooler: str = "tanh") -> dict[str, Any]:
-    """What stands on the trunk, by the class that the directory was written from. `pooler` is that of a classifier,
-    `model_pooler` that of the model without heads."""
-    classes = hf.list("architectures", [f"{name}Model"])
-    match str(classes[0]).removeprefix(name) if classes else "Model":
-        case "Model":
-            return {"pooler": model_pooler}
-        case "ForMaskedLM" | "ForPreTraining":
-            return {"masked_head": True}
-        case "ForSequenceClassification":
-            return {"pooler": pooler, "num_classes": len(hf.object("id2label")) or hf.integer("num_labels", 2)}
-    supported = ", ".join(f"{name}{rest}" for rest in ("Model", "ForMaskedLM", "ForSequenceClassification"))
-    raise hf.error(f"architectures={classes} is not supported; supported: {supported}")
-
-
 def written_encoder(config: EncoderConfig, name: str) -> dict[str, Any]:
     """The entries of a config.json in BERT's words."""
     trunk = config.trunk
@@ -91,44 +77,6 @@ def written_encoder(config: EncoderConfig, name: str) -> dict[str, Any]:
         "type_vocab_size": trunk.embedding.token_types,
         "tie_word_embeddings": trunk.tie_embeddings,
     }
-
-
-def written_heads(config: EncoderConfig, name: str) -> dict[str, Any]:
-    """`architectures`, and the labels of a classifier."""
-    if config.num_classes:
-        labels = {str(number): f"LABEL_{number}" for number in range(config.num_classes)}
-        return {"architectures": [f"{name}ForSequenceClassification"], "id2label": labels}
-    return {"architectures": [f"{name}{'ForMaskedLM' if config.masked_head else 'Model'}"]}
-
-
-def linear(ours: str, theirs: str) -> tuple[Tensor, Tensor]:
-    """A Dense."""
-    return tensor(f"{ours}.weight", f"{theirs}.weight", "O I -> I O"), tensor(f"{ours}.bias", f"{theirs}.bias")
-
-
-def norm(ours: str, theirs: str) -> tuple[Tensor, Tensor]:
-    return tensor(f"{ours}.scale", f"{theirs}.weight"), tensor(f"{ours}.bias", f"{theirs}.bias")
-
-
-def attention(query: str, key: str, value: str, out: str) -> tuple[Tensor, ...]:
-    """Four products under these names."""
-    inward = (("query", query), ("key", key), ("value", value))
-    return (
-        *(tensor(ours, f"{theirs}.weight", "(H K) D -> D H K") for ours, theirs in inward),
-        *(tensor(f"{ours}_bias", f"{theirs}.bias", "(H K) -> H K") for ours, theirs in inward),
-        tensor("out", f"{out}.weight", "D (H K) -> H K D"),
-        tensor("out_bias", f"{out}.bias"),
-    )
-
-
-def mlp(up: str, down: str) -> tuple[Tensor, ...]:
-    """Two products under these names."""
-    return (
-        tensor("up", f"{up}.weight", "O I -> I O"),
-        tensor("up_bias", f"{up}.bias"),
-        tensor("down", f"{down}.weight", "O I -> I O"),
-        tensor("down_bias", f"{down}.bias"),
-    )
 
 
 ATTENTION = attention(*(f"attention.self.{part}" for part in ("query", "key", "value")), "attention.output.dense")

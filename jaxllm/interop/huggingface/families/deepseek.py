@@ -8,8 +8,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.experts import expert_rules
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_mlp,
-    first_moe,
     llama_weights,
     mlp_rules,
     read_mlp,
@@ -17,11 +15,11 @@ from jaxllm.interop.huggingface.families.llama_like import (
     read_sizes,
     written_activation,
 )
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import Block, LatentAttentionConfig, MoEConfig
+from jaxllm.models.config import Block, LatentAttentionConfig, MLPConfig, MoEConfig
 
 # Of the published configs; they say how it was trained or repeat what is said elsewhere.
 _SAID_ELSEWHERE = ("head_dim", "qk_head_dim", "num_key_value_heads", "ep_size")
@@ -64,12 +62,10 @@ def read_deepseek_experts(hf: ConfigFile, shared: int, **changes: Any) -> MoECon
 
 
 def written_deepseek(config: ModelConfig) -> dict[str, Any]:
-    blocks, experts = config.blocks(), first_moe(config)
-    latent = next((block.mixer for block in blocks if isinstance(block.mixer, LatentAttentionConfig)), None)
-    if latent is None:
-        raise ValueError("no layer has latent attention")
+    blocks, experts = config.blocks(), first(config, MoEConfig)
+    latent = first(config, LatentAttentionConfig)
     dense = next(i for i, block in enumerate(blocks) if isinstance(block.channel, MoEConfig))
-    mlp = first_mlp(config) if dense else replace(config.mlp, activation=experts.activation)
+    mlp = first(config, MLPConfig) if dense else replace(config.mlp, activation=experts.activation)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,

@@ -11,9 +11,10 @@ from jaxllm.interop.huggingface.families.deepseek import (
     read_deepseek_experts,
     written_deepseek,
 )
-from jaxllm.interop.huggingface.families.llama_like import first_moe
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.models import ModelConfig
+from jaxllm.models.config import MoEConfig
 
 
 def config_from(hf: ConfigFile) -> ModelConfig:
@@ -35,11 +36,11 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    limited = first_moe(config).num_groups > 1
+    limited = first(config, MoEConfig).num_groups > 1
     return written_deepseek(config) | {
         "topk_method": "group_limited_greedy" if limited else "greedy",
         "scoring_func": "softmax",
-        "aux_loss_alpha": first_moe(config).load_loss,
+        "aux_loss_alpha": first(config, MoEConfig).load_loss,
     }
 
 

@@ -6,19 +6,18 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_mlp,
     llama_weights,
     read_mlp,
     read_norm,
     read_sizes,
     written_activation,
 )
-from jaxllm.interop.huggingface.families.mamba import first_mixer
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import Block, DifferentialAttentionConfig
+from jaxllm.models.config import Block, DifferentialAttentionConfig, MLPConfig
 
 
 def config_from(hf: ConfigFile) -> ModelConfig:
@@ -40,7 +39,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    mixer, mlp = first_mixer(config, DifferentialAttentionConfig), first_mlp(config)
+    mixer, mlp = first(config, DifferentialAttentionConfig), first(config, MLPConfig)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,

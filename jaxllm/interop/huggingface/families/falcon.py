@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.gpt_neox import MLP
-from jaxllm.interop.huggingface.families.llama_like import first_attention, first_mlp, written_activation
+from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
@@ -51,7 +52,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention, mlp, residual = first_attention(config), first_mlp(config), config.residual
+    attention, mlp, residual = first(config, AttentionConfig), first(config, MLPConfig), config.residual
     grouped = _is_grouped(config)
     return {
         "vocab_size": config.vocab_size,
@@ -76,13 +77,13 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
 
 def _is_grouped(config: ModelConfig) -> bool:
     """Whether it is of the newer kind. Of models that both kinds can express, it is the older one."""
-    attention, residual = first_attention(config), config.residual
+    attention, residual = first(config, AttentionConfig), config.residual
     return attention.kv_heads not in (1, attention.num_heads) or (residual.parallel and not residual.shared_norm)
 
 
 def _attention(config: ModelConfig) -> tuple[Tensor, ...]:
     """Each group holds its queries, its key and its value."""
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     H, G = attention.num_heads, attention.kv_heads
     R, fused = H // G, "self_attention.query_key_value"
     rules = []

@@ -8,7 +8,6 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
     llama_weights,
     read_attention,
     read_layer_types,
@@ -19,9 +18,11 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_windows,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import (
+    AttentionConfig,
     EmbeddingConfig,
     HeadConfig,
     NormConfig,
@@ -45,7 +46,7 @@ def written_gemma(config: ModelConfig) -> dict[str, Any]:
     entries = written_sizes(config)
     return entries | {
         "hidden_activation": entries["hidden_act"],
-        "attention_bias": first_attention(config).qkv_bias,
+        "attention_bias": first(config, AttentionConfig).qkv_bias,
     }
 
 
@@ -89,7 +90,7 @@ def gemma2_from(hf: ConfigFile) -> ModelConfig:
 
 
 def written_caps(config: ModelConfig) -> dict[str, Any]:
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     squared = (attention.scale or config.head_width(attention) ** -0.5) ** -2
     return {
         "query_pre_attn_scalar": round(squared),  # transformers wants a whole number

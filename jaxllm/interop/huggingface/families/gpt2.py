@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.llama_like import first_attention, first_mlp, written_activation
+from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import Stack, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import AttentionConfig, MLPConfig, NormConfig
@@ -36,13 +37,13 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    mlp = first_mlp(config)
+    mlp = first(config, MLPConfig)
     return {
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
         "n_embd": config.d_model,
         "n_layer": config.num_layers,
-        "n_head": first_attention(config).num_heads,
+        "n_head": first(config, AttentionConfig).num_heads,
         "n_inner": mlp.d_ff,
         "activation_function": "gelu_new" if mlp.activation == "gelu_tanh" else written_activation(mlp.activation),
         "layer_norm_epsilon": config.norm.epsilon,

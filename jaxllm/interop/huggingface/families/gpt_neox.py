@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.llama_like import first_attention, first_mlp, written_activation
+from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import Stack, WeightMap, tensor
 from jaxllm.models import ModelConfig
@@ -33,7 +34,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention, mlp = first_attention(config), first_mlp(config)
+    attention, mlp = first(config, AttentionConfig), first(config, MLPConfig)
     rope = rope_entries(attention.rope, config.context_length, with_fraction=True)
     return {
         "vocab_size": config.vocab_size,

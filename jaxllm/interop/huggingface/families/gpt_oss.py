@@ -8,8 +8,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.experts import read_experts
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
-    first_moe,
     llama_weights,
     read_attention,
     read_layer_types,
@@ -19,10 +17,10 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_windows,
 )
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.weight_map import Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import Block, MLPConfig, MoEConfig, RopeConfig
+from jaxllm.models.config import AttentionConfig, Block, MLPConfig, MoEConfig, RopeConfig
 
 
 def config_from(hf: ConfigFile) -> ModelConfig:
@@ -62,7 +60,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    experts = first_moe(config)
+    experts = first(config, MoEConfig)
     # Without an entry, it would be stretched.
     unscaled = {"rope_scaling": {"rope_type": "default"}}
     return (
@@ -73,7 +71,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
             "num_local_experts": experts.num_experts,
             "num_experts_per_tok": experts.top_k,
             "router_aux_loss_coef": experts.load_loss,
-            "attention_bias": first_attention(config).qkv_bias,
+            "attention_bias": first(config, AttentionConfig).qkv_bias,
         }
     )
 

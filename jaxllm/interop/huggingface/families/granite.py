@@ -7,10 +7,11 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama import llama_from, llama_to
-from jaxllm.interop.huggingface.families.llama_like import first_attention, llama_weights
+from jaxllm.interop.huggingface.families.llama_like import llama_weights
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import EmbeddingConfig, HeadConfig, ResidualConfig
+from jaxllm.models.config import AttentionConfig, EmbeddingConfig, HeadConfig, ResidualConfig
 
 
 def config_from(hf: ConfigFile) -> ModelConfig:
@@ -25,7 +26,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     return llama_to(config) | {
         "attention_multiplier": attention.scale or config.head_width(attention) ** -0.5,
         "embedding_multiplier": config.embedding.scale,

@@ -7,8 +7,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.experts import expert_rules
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
-    first_mlp,
     llama_weights,
     mlp_rules,
     read_mlp,
@@ -16,9 +14,9 @@ from jaxllm.interop.huggingface.families.llama_like import (
     read_sizes,
     written_activation,
 )
-from jaxllm.interop.huggingface.families.mamba import first_mixer, mamba_rules, read_rank
+from jaxllm.interop.huggingface.families.mamba import mamba_rules, read_rank
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import AttentionConfig, Block, MambaConfig, MLPConfig, MoEConfig
@@ -63,7 +61,7 @@ def _every(hf: ConfigFile, name: str, period: int, offset: int, layers: int) -> 
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention, mlp, mamba = first_attention(config), first_mlp(config), first_mixer(config, MambaConfig)
+    attention, mlp, mamba = first(config, AttentionConfig), first(config, MLPConfig), first(config, MambaConfig)
     blocks = config.blocks()
     attention_layers = [i for i, block in enumerate(blocks) if isinstance(block.mixer, AttentionConfig)]
     expert_layers = [i for i, block in enumerate(blocks) if isinstance(block.channel, MoEConfig)]

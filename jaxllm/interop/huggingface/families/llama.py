@@ -7,8 +7,6 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
-    first_mlp,
     llama_weights,
     read_attention,
     read_mlp,
@@ -17,7 +15,9 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_sizes,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.models import ModelConfig
+from jaxllm.models.config import AttentionConfig, MLPConfig
 
 
 def llama_from(hf: ConfigFile) -> ModelConfig:
@@ -33,8 +33,8 @@ def llama_from(hf: ConfigFile) -> ModelConfig:
 
 def llama_to(config: ModelConfig) -> dict[str, Any]:
     return written_sizes(config) | {
-        "attention_bias": first_attention(config).qkv_bias,
-        "mlp_bias": first_mlp(config).bias,
+        "attention_bias": first(config, AttentionConfig).qkv_bias,
+        "mlp_bias": first(config, MLPConfig).bias,
     }
 
 
@@ -45,7 +45,7 @@ def mistral_from(hf: ConfigFile) -> ModelConfig:
 
 
 def mistral_to(config: ModelConfig) -> dict[str, Any]:
-    return written_sizes(config) | {"sliding_window": first_attention(config).window or None}
+    return written_sizes(config) | {"sliding_window": first(config, AttentionConfig).window or None}
 
 
 FAMILIES = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
@@ -145,7 +145,7 @@ def windowed(attention: AttentionConfig, mlp: Any, window: int, layers: Sequence
 
 def written_sizes(config: ModelConfig, mlp: MLPConfig | MoEConfig | None = None) -> dict[str, Any]:
     """Entries of config.json that all of these families have; `mlp` is whose width and activation it names."""
-    attention, mlp = first_attention(config), mlp or first_mlp(config)
+    attention, mlp = first(config, AttentionConfig), mlp or first(config, MLPConfig)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -183,27 +183,3 @@ def written_windows(config: ModelConfig) -> dict[str, Any]:
     windows = [getattr(block.mixer, "window", 0) for block in config.blocks()]
     names = {has_window: name for name, has_window in LAYER_TYPES.items()}
     return {"sliding_window": max(windows) or None, "layer_types": [names[window > 0] for window in windows]}
-
-
-def first_attention(config: ModelConfig) -> AttentionConfig:
-    """That of the first layer that has any. Raises ValueError if none has."""
-    found = next((block.mixer for block in config.blocks() if isinstance(block.mixer, AttentionConfig)), None)
-    if found is None:
-        raise ValueError("no layer has attention")
-    return found
-
-
-def first_moe(config: ModelConfig) -> MoEConfig:
-    """That of the first layer that has one. Raises ValueError if none has."""
-    found = next((block.channel for block in config.blocks() if isinstance(block.channel, MoEConfig)), None)
-    if found is None:
-        raise ValueError("no layer has a mixture of experts")
-    return found
-
-
-def first_mlp(config: ModelConfig) -> MLPConfig:
-    """That of the first layer that has one. Raises ValueError if none has."""
-    found = next((block.channel for block in config.blocks() if isinstance(block.channel, MLPConfig)), None)
-    if found is None:
-        raise ValueError("no layer has an MLP")
-    return found

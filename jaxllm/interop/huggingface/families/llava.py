@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.equivalence import difference
-from jaxllm.interop.huggingface.equivalence_beyond import other_difference
 from jaxllm.interop.huggingface.families import FAMILIES as DECODERS
-from jaxllm.interop.huggingface.families.bert import linear
+from jaxllm.interop.huggingface.families import vision_towers, vit
+from jaxllm.interop.huggingface.families.encoder_like import linear
 from jaxllm.interop.huggingface.families.llama_like import written_activation
-from jaxllm.interop.huggingface.families.vision_towers import FAMILIES as TOWERS
-from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.family import Family, expressing, family_of
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap
-from jaxllm.models.config import ModelConfig, VisionConfig, VisionLanguageConfig
+from jaxllm.models.config import VisionLanguageConfig
 
 # What a text_config need not say; the checkpoints of LLaVA 1.5 leave it out.
 TEXT_DEFAULTS = {
@@ -28,12 +25,13 @@ TEXT_DEFAULTS = {
         "vocab_size": 32000,
     }
 }
+TOWERS = {family.model_type: family for family in (*vision_towers.FAMILIES, *vit.FAMILIES)}
 STRATEGIES = {"default": False, "full": True}
 
 
 def config_from(hf: ConfigFile) -> VisionLanguageConfig:
     hf.ignore("image_seq_length", "tie_word_embeddings", "ignore_index", "projector_hidden_size", "vocab_size")
-    vision = _part(hf, "vision_config", "clip_vision_model", {family.model_type: family for family in TOWERS})
+    vision = _part(hf, "vision_config", "clip_vision_model", TOWERS)
     text = _part(hf, "text_config", "llama", DECODERS)
     token = "image_token_index" if "image_token_index" in hf else "image_token_id"
     return VisionLanguageConfig(
@@ -48,20 +46,15 @@ def config_from(hf: ConfigFile) -> VisionLanguageConfig:
 
 
 def _part(hf: ConfigFile, name: str, default: str, families: dict[str, Family]) -> Any:
-    entries = hf.object(name)
-    model_type = entries.get("model_type", default)
-    if model_type not in families:
-        raise hf.error(f"{name}.model_type={model_type!r} is not supported; supported: {', '.join(sorted(families))}")
-    part = ConfigFile(TEXT_DEFAULTS.get(model_type, {}) | entries, f"{hf.source}: {name}")
-    config = families[model_type].config_from(part)
-    part.finish()
-    return config
+    entries = {"model_type": default} | hf.object(name)
+    part = ConfigFile(TEXT_DEFAULTS.get(entries["model_type"], {}) | entries, f"{hf.source}: {name}")
+    return family_of(part, families).read(part)
 
 
 def config_to(config: VisionLanguageConfig) -> dict[str, Any]:
     return {
-        "vision_config": _written(_tower_of(config.vision), config.vision),
-        "text_config": _written(_decoder_of(config.text), config.text),
+        "vision_config": expressing(config.vision, TOWERS.values())[1],
+        "text_config": expressing(config.text, DECODERS.values())[1],
         "image_token_index": config.image_token,
         "image_seq_length": config.tokens_per_image,
         "vision_feature_layer": config.feature_layer,
@@ -72,35 +65,11 @@ def config_to(config: VisionLanguageConfig) -> dict[str, Any]:
     }
 
 
-def _written(family: Family, config: Any) -> dict[str, Any]:
-    return {"model_type": family.model_type, "architectures": [family.architecture], **family.config_to(config)}
-
-
-def _tower_of(config: VisionConfig) -> Family:
-    return _first(TOWERS, config, other_difference)
-
-
-def _decoder_of(config: ModelConfig) -> Family:
-    return _first(DECODERS.values(), config, difference)
-
-
-def _first(families: Iterable[Family], config: Any, difference: Callable[[Any, Any], str]) -> Family:
-    """The first family that gives the config back from what it writes. Raises ValueError, saying why, if none does."""
-    reasons = []
-    for family in families:
-        try:
-            reason = difference(config, family.config_from(ConfigFile(_written(family, config))))
-        except ValueError as error:
-            reason = str(error)
-        if not reason:
-            return family
-        reasons.append(f"{family.model_type}: {reason}")
-    raise ValueError(f"no family can express its {type(config).__name__}: {'; '.join(reasons)}")
-
-
 def weights(config: VisionLanguageConfig) -> WeightMap:
-    vision = _inside(_tower_of(config.vision).weights(config.vision), "vision", "vision_tower.")
-    text = _inside(_decoder_of(config.text).weights(config.text), "text", "language_model.")
+    tower, _ = expressing(config.vision, TOWERS.values())
+    decoder, _ = expressing(config.text, DECODERS.values())
+    vision = _inside(tower.weights(config.vision), "vision", "vision_tower.")
+    text = _inside(decoder.weights(config.text), "text", "language_model.")
     projector = (
         *linear("projector.first", "multi_modal_projector.linear_1"),
         *linear("projector.second", "multi_modal_projector.linear_2"),

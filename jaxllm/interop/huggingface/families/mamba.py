@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import Block, Mamba2Config, MambaConfig, NormConfig
@@ -71,19 +72,11 @@ def read_rank(hf: ConfigFile, name: str) -> int:
 
 
 def mamba_to(config: ModelConfig) -> dict[str, Any]:
-    mixer = first_mixer(config, MambaConfig)
+    mixer = first(config, MambaConfig)
     return written_model(config, mixer) | {
         "intermediate_size": mixer.expand * config.d_model,
         "time_step_rank": mixer.step_rank(config.d_model),
     }
-
-
-def first_mixer(config: ModelConfig, kind: type) -> Any:
-    """Raises ValueError if no layer has one."""
-    found = next((block.mixer for block in config.blocks() if isinstance(block.mixer, kind)), None)
-    if found is None:
-        raise ValueError(f"no layer has a {kind.__name__.removesuffix('Config')}")
-    return found
 
 
 def mamba_rules(prefix: str) -> tuple[Tensor, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.mamba import first_mixer, mixer_weights, read_model, written_model
+from jaxllm.interop.huggingface.families.mamba import mixer_weights, read_model, written_model
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import Mamba2Config
@@ -37,7 +38,7 @@ def as_number(value: Any) -> float:
 
 
 def mamba2_to(config: ModelConfig) -> dict[str, Any]:
-    mixer = first_mixer(config, Mamba2Config)
+    mixer = first(config, Mamba2Config)
     high = mixer.dt_max or {"__float__": "Infinity"}
     return written_model(config, mixer) | {
         "num_heads": mixer.num_heads(config.d_model),
@@ -84,7 +85,7 @@ def _side_by_side(parts: dict[str, tuple[int, str]]):
 
 
 def weights(config: ModelConfig) -> WeightMap:
-    return mixer_weights(config, Mamba2Config, mamba2_rules(config, first_mixer(config, Mamba2Config)))
+    return mixer_weights(config, Mamba2Config, mamba2_rules(config, first(config, Mamba2Config)))
 
 
 FAMILIES = (Family("mamba2", "Mamba2ForCausalLM", mamba2_from, mamba2_to, weights),)

@@ -7,8 +7,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.experts import expert_rules, read_experts
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
-    first_moe,
     llama_weights,
     read_attention,
     read_norm,
@@ -16,9 +14,10 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_sizes,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import WeightMap
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import Block, MoEConfig
+from jaxllm.models.config import AttentionConfig, Block, MoEConfig
 
 
 def config_from(hf: ConfigFile) -> ModelConfig:
@@ -38,9 +37,9 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    experts = first_moe(config)
+    experts = first(config, MoEConfig)
     return written_sizes(config, experts) | {
-        "sliding_window": first_attention(config).window or None,
+        "sliding_window": first(config, AttentionConfig).window or None,
         "num_local_experts": experts.num_experts,
         "num_experts_per_tok": experts.top_k,
         "router_aux_loss_coef": experts.load_loss,

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.bert import linear, norm, read_heads, written_heads
+from jaxllm.interop.huggingface.families.encoder_like import linear, norm, packed, read_heads, written_heads
 from jaxllm.interop.huggingface.families.llama_like import read_layer_types, written_activation
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import first_alone
 from jaxllm.interop.huggingface.weight_map import Stack, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import (
@@ -84,18 +84,6 @@ def _read_thetas(hf: ConfigFile) -> dict[str, float]:
     return thetas
 
 
-def first_alone(blocks: list[Block]) -> dict[str, Any]:
-    """The fields of a ModelConfig whose first layer is a segment of its own."""
-    if len(blocks) == 1:
-        return {"prologue": tuple(blocks), "mlp": blocks[0].channel}
-    rest = arranged(blocks[1:])
-    named = [Block("attention" if b.mixer == rest["attention"] else b.mixer) for b in blocks]
-    prologue, pattern = (named[0], *rest["prologue"]), rest["pattern"]
-    if prologue[1:] and prologue[1] == named[0]:
-        prologue, pattern = (named[0],), tuple(named[1:])
-    return rest | {"prologue": prologue, "pattern": pattern}
-
-
 def config_to(config: EncoderConfig) -> dict[str, Any]:
     trunk, blocks = config.trunk, config.trunk.blocks()
     windows = {block.mixer.window for block in blocks if block.mixer.window}
@@ -131,24 +119,13 @@ def config_to(config: EncoderConfig) -> dict[str, Any]:
 
 
 def weights(config: EncoderConfig) -> WeightMap:
-    fused = tuple(
-        rule
-        for place, name in enumerate(("query", "key", "value"))
-        for rule in (
-            tensor(name, "attn.Wqkv.weight", "(p H K) D -> D H K", p=(place, place + 1, 3)),
-            tensor(f"{name}_bias", "attn.Wqkv.bias", "(p H K) -> H K", p=(place, place + 1, 3)),
-        )
+    attention = (
+        *packed(("query", "key", "value"), "attn.Wqkv.weight", "attn.Wqkv.bias", "H K"),
+        tensor("out", "attn.Wo.weight", "D (H K) -> H K D"),
+        tensor("out_bias", "attn.Wo.bias"),
     )
-    attention = (*fused, tensor("out", "attn.Wo.weight", "D (H K) -> H K D"), tensor("out_bias", "attn.Wo.bias"))
     mlp = (
-        *(
-            rule
-            for place, name in enumerate(("gate", "up"))
-            for rule in (
-                tensor(name, "mlp.Wi.weight", "(p F) D -> D F", p=(place, place + 1, 2)),
-                tensor(f"{name}_bias", "mlp.Wi.bias", "(p F) -> F", p=(place, place + 1, 2)),
-            )
-        ),
+        *packed(("gate", "up"), "mlp.Wi.weight", "mlp.Wi.bias", "F"),
         tensor("down", "mlp.Wo.weight", "O I -> I O"),
         tensor("down_bias", "mlp.Wo.bias"),
     )

@@ -7,7 +7,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
     ATTENTION,
-    first_attention,
     llama_weights,
     read_attention,
     read_mlp,
@@ -16,6 +15,7 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_sizes,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import AttentionConfig, ResidualConfig
@@ -33,7 +33,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    return written_sizes(config) | {"attention_bias": first_attention(config).qkv_bias}
+    return written_sizes(config) | {"attention_bias": first(config, AttentionConfig).qkv_bias}
 
 
 NORMS = (

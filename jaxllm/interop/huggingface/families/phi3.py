@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
     llama_weights,
     read_attention,
     read_mlp,
@@ -15,6 +14,7 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_sizes,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import AttentionConfig, MLPConfig
@@ -35,7 +35,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     entries = written_sizes(config) | {"sliding_window": attention.window or None}
     if attention.rope.scaling == "longrope":
         # How much longer is not an entry: it takes that from the two lengths.
@@ -69,7 +69,7 @@ MLP = (
 
 def weights(config: ModelConfig) -> WeightMap:
     return llama_weights(
-        config, mixers={AttentionConfig: _attention(first_attention(config))}, channels={MLPConfig: MLP}
+        config, mixers={AttentionConfig: _attention(first(config, AttentionConfig))}, channels={MLPConfig: MLP}
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
     llama_weights,
     read_attention,
     read_layer_types,
@@ -19,7 +18,9 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_windows,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.models import ModelConfig
+from jaxllm.models.config import AttentionConfig
 
 
 def read_qwen(hf: ConfigFile, **attention: Any) -> ModelConfig:
@@ -60,7 +61,7 @@ def qwen2_to(config: ModelConfig) -> dict[str, Any]:
 
 
 def qwen3_to(config: ModelConfig) -> dict[str, Any]:
-    return qwen2_to(config) | {"attention_bias": first_attention(config).qkv_bias}
+    return qwen2_to(config) | {"attention_bias": first(config, AttentionConfig).qkv_bias}
 
 
 FAMILIES = (

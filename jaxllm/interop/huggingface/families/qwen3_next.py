@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.experts import expert_rules
 from jaxllm.interop.huggingface.families.llama_like import (
     ATTENTION,
-    first_attention,
-    first_moe,
     llama_weights,
     mlp_rules,
     read_attention,
     read_mlp,
     read_sizes,
 )
-from jaxllm.interop.huggingface.families.mamba import first_mixer
-from jaxllm.interop.huggingface.families.qwen_moe import read_qwen_experts, read_sparse_layers, written_qwen_experts
+from jaxllm.interop.huggingface.families.qwen_moe import (
+    EXPERTS,
+    read_qwen_experts,
+    read_sparse_layers,
+    written_qwen_experts,
+)
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
@@ -61,10 +62,10 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention, delta = first_attention(config), first_mixer(config, GatedDeltaConfig)
+    attention, delta = first(config, AttentionConfig), first(config, GatedDeltaConfig)
     names = ["full_attention" if isinstance(b.mixer, AttentionConfig) else "linear_attention" for b in config.blocks()]
     return written_qwen_experts(config) | {
-        "shared_expert_intermediate_size": first_moe(config).shared_d_ff,
+        "shared_expert_intermediate_size": first(config, MoEConfig).shared_d_ff,
         "attention_bias": attention.qkv_bias,
         "layer_types": names,
         "linear_num_value_heads": delta.num_heads,
@@ -87,11 +88,6 @@ GATED_ATTENTION = (
             tensor(f"{ours}_bias", "self_attn.q_proj.bias", "(H p K) -> H K", p=half),
         )
     ),
-)
-MOE = (
-    *expert_rules("mlp"),
-    *mlp_rules("mlp.shared_expert.", "shared."),
-    tensor("shared_gate", "mlp.shared_expert_gate.weight", "1 D -> D"),
 )
 
 
@@ -128,9 +124,9 @@ def delta_rules(config: GatedDeltaConfig) -> tuple[Tensor, ...]:
 
 
 def weights(config: ModelConfig) -> WeightMap:
-    delta = first_mixer(config, GatedDeltaConfig)
+    delta = first(config, GatedDeltaConfig)
     mixers = {AttentionConfig: GATED_ATTENTION, GatedDeltaConfig: delta_rules(delta)}
-    return llama_weights(config, mixers=mixers, channels={MLPConfig: mlp_rules(), MoEConfig: MOE})
+    return llama_weights(config, mixers=mixers, channels={MLPConfig: mlp_rules(), MoEConfig: EXPERTS})
 
 
 FAMILIES = (Family("qwen3_next", "Qwen3NextForCausalLM", config_from, config_to, weights),)

@@ -9,8 +9,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.experts import expert_rules, read_experts
 from jaxllm.interop.huggingface.families.llama_like import (
-    first_attention,
-    first_moe,
     llama_weights,
     mlp_rules,
     read_attention,
@@ -22,10 +20,10 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_windows,
 )
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.layer_pattern import arranged
+from jaxllm.interop.huggingface.layer_pattern import arranged, first
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
-from jaxllm.models.config import Block, MLPConfig, MoEConfig
+from jaxllm.models.config import AttentionConfig, Block, MLPConfig, MoEConfig
 
 
 def read_sparse_layers(hf: ConfigFile, num_layers: int) -> list[bool]:
@@ -79,7 +77,7 @@ def qwen3_moe_from(hf: ConfigFile) -> ModelConfig:
 
 def written_qwen_experts(config: ModelConfig) -> dict[str, Any]:
     """Entries about experts, and those of the dense layers, of which there may be none."""
-    experts, blocks = first_moe(config), config.blocks()
+    experts, blocks = first(config, MoEConfig), config.blocks()
     dense = [i for i, block in enumerate(blocks) if isinstance(block.channel, MLPConfig)]
     return written_sizes(config, blocks[dense[0]].channel if dense else replace(config.mlp, activation="silu")) | {
         "num_experts": experts.num_experts,
@@ -93,20 +91,20 @@ def written_qwen_experts(config: ModelConfig) -> dict[str, Any]:
 
 
 def qwen2_moe_to(config: ModelConfig) -> dict[str, Any]:
-    windows, experts = written_windows(config), first_moe(config)
+    windows, experts = written_windows(config), first(config, MoEConfig)
     return (
         written_qwen_experts(config)
         | windows
         | {
             "use_sliding_window": windows["sliding_window"] is not None,
-            "qkv_bias": first_attention(config).qkv_bias,
+            "qkv_bias": first(config, AttentionConfig).qkv_bias,
             "shared_expert_intermediate_size": experts.shared_d_ff,
         }
     )
 
 
 def qwen3_moe_to(config: ModelConfig) -> dict[str, Any]:
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     return written_qwen_experts(config) | {
         "use_sliding_window": attention.window > 0,
         "sliding_window": attention.window or None,

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.bert import encoder_weights, linear, norm, read_encoder, written_encoder
+from jaxllm.interop.huggingface.families.bert import encoder_weights, read_encoder, written_encoder
+from jaxllm.interop.huggingface.families.encoder_like import linear, norm
 from jaxllm.interop.huggingface.family import Family
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models.config import EncoderConfig

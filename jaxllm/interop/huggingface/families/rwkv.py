@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.mamba import first_mixer
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.weight_map import Stack, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import Block, EmbeddingConfig, NormConfig, RWKVChannelConfig, RWKVConfig
@@ -40,7 +40,7 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
         "context_length": config.context_length,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.num_layers,
-        "attention_hidden_size": first_mixer(config, RWKVConfig).d_attention or config.d_model,
+        "attention_hidden_size": first(config, RWKVConfig).d_attention or config.d_model,
         "intermediate_size": getattr(channel, "d_ff", 0) or 4 * config.d_model,
         "layer_norm_epsilon": config.norm.epsilon,
         "tie_word_embeddings": config.tie_embeddings,

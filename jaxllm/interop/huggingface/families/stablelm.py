@@ -7,7 +7,6 @@ from typing import Any
 from jaxllm.interop.huggingface.config_file import ConfigFile
 from jaxllm.interop.huggingface.families.llama_like import (
     ATTENTION,
-    first_attention,
     llama_weights,
     read_attention,
     read_mlp,
@@ -15,6 +14,7 @@ from jaxllm.interop.huggingface.families.llama_like import (
     written_sizes,
 )
 from jaxllm.interop.huggingface.family import Family
+from jaxllm.interop.huggingface.layer_pattern import first
 from jaxllm.interop.huggingface.rope_entries import read_rope, rope_entries
 from jaxllm.interop.huggingface.weight_map import WeightMap, tensor
 from jaxllm.models import ModelConfig
@@ -41,7 +41,7 @@ def config_from(hf: ConfigFile) -> ModelConfig:
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
-    attention = first_attention(config)
+    attention = first(config, AttentionConfig)
     entries = written_sizes(config) | {
         "layer_norm_eps": config.norm.epsilon,
         "use_qkv_bias": attention.qkv_bias,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.bert import attention
+from jaxllm.interop.huggingface.families.encoder_like import attention
 from jaxllm.interop.huggingface.family import Family
-from jaxllm.interop.huggingface.safetensors_files import StoredTensor
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
 from jaxllm.models import ModelConfig
 from jaxllm.models.config import (
@@ -58,11 +54,7 @@ def config_from(hf: ConfigFile) -> EncoderDecoderConfig:
     }
     pad = hf.integer("pad_token_id", 0)
     return EncoderDecoderConfig(
-        encoder=ModelConfig(
-            **stack,
-            num_layers=layers,
-            attention=AttentionConfig(num_heads=heads, head_dim=head_dim, scale=1.0, causal=False),
-        ),
+        encoder=ModelConfig(**stack, num_layers=layers, attention=replace(own, causal=False)),
         decoder=ModelConfig(
             **stack,
             num_layers=2 * hf.integer("num_decoder_layers", layers),
@@ -77,15 +69,6 @@ def config_from(hf: ConfigFile) -> EncoderDecoderConfig:
         end_token=hf.integer("eos_token_id", 1),
         pad_token=pad,
     )
-
-
-def with_own_head(config: EncoderDecoderConfig, stored: Mapping[str, StoredTensor]) -> EncoderDecoderConfig:
-    """The config untied where the file has a head that is not the table: transformers 5 writes of every T5 that it is
-    tied, and goes by the file as well."""
-    head, table = stored.get("lm_head.weight"), stored.get("shared.weight")
-    if head is None or table is None or np.array_equal(head.array(), table.array()):
-        return config
-    return replace(config, decoder=replace(config.decoder, tie_embeddings=False))
 
 
 def config_to(config: EncoderDecoderConfig) -> dict[str, Any]:

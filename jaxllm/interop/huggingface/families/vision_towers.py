@@ -1,11 +1,11 @@
-"""Image encoders: ViT (Dosovitskiy et al. 2021), CLIP's (Radford et al. 2021) and SigLIP's (Zhai et al. 2023)."""
+"""The image encoders of CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from jaxllm.interop.huggingface.config_file import ConfigFile
-from jaxllm.interop.huggingface.families.bert import attention, linear, mlp, norm
+from jaxllm.interop.huggingface.families.encoder_like import attention, mlp, norm, packed
 from jaxllm.interop.huggingface.families.llama_like import written_activation
 from jaxllm.interop.huggingface.family import Family
 from jaxllm.interop.huggingface.weight_map import Stack, Tensor, WeightMap, tensor
@@ -13,7 +13,9 @@ from jaxllm.models import ModelConfig
 from jaxllm.models.config import AttentionConfig, MLPConfig, NormConfig, VisionConfig
 
 
-def _read(hf: ConfigFile, *, activation: str, epsilon: float, qkv_bias: bool = True, **fields: Any) -> VisionConfig:
+def read_tower(
+    hf: ConfigFile, *, activation: str, epsilon: float, qkv_bias: bool = True, **fields: Any
+) -> VisionConfig:
     size, patch = hf.integer("image_size", 224), hf.integer("patch_size", 16)
     trunk = ModelConfig(
         context_length=(size // patch) ** 2 + 1,
@@ -35,12 +37,12 @@ def _read(hf: ConfigFile, *, activation: str, epsilon: float, qkv_bias: bool = T
 
 def siglip_from(hf: ConfigFile) -> VisionConfig:
     pooler = "attention" if hf.flag("vision_use_head", True) else "none"
-    return _read(hf, activation="gelu_pytorch_tanh", epsilon=1e-6, pooler=pooler)
+    return read_tower(hf, activation="gelu_pytorch_tanh", epsilon=1e-6, pooler=pooler)
 
 
 def clip_from(hf: ConfigFile) -> VisionConfig:
     hf.ignore("projection_dim", "initializer_factor", "dropout", "vocab_size")
-    return _read(
+    return read_tower(
         hf,
         activation="quick_gelu",
         epsilon=1e-5,
@@ -52,17 +54,8 @@ def clip_from(hf: ConfigFile) -> VisionConfig:
     )
 
 
-def vit_from(hf: ConfigFile) -> VisionConfig:
-    hf.only("pooler_act", "tanh")
-    hf.only("pooler_output_size", hf.integer("hidden_size", 768))
-    hf.ignore("encoder_stride")
-    hf.only("architectures", ["ViTModel"])
-    bias = hf.flag("qkv_bias", True)
-    return _read(hf, activation="gelu", epsilon=1e-12, qkv_bias=bias, class_token=True, pooler="tanh")
-
-
 def written(config: VisionConfig) -> dict[str, Any]:
-    """The entries that all three have."""
+    """The entries that all image encoders have."""
     trunk = config.trunk
     return {
         "image_size": config.image_size,
@@ -81,12 +74,7 @@ def siglip_to(config: VisionConfig) -> dict[str, Any]:
     return written(config) | {"vision_use_head": config.pooler == "attention"}
 
 
-def vit_to(config: VisionConfig) -> dict[str, Any]:
-    entries = written(config) | {"qkv_bias": config.trunk.attention.qkv_bias}
-    return entries | {"pooler_act": "tanh", "pooler_output_size": config.trunk.d_model}
-
-
-def _patches(config: VisionConfig, theirs: str) -> tuple[Tensor, Tensor]:
+def patches(config: VisionConfig, theirs: str) -> tuple[Tensor, Tensor]:
     """Theirs is a convolution, of which each patch is one place."""
     side = (0, config.patch_size, config.patch_size)
     kernel = tensor("patch.weight", f"{theirs}.weight", "D C P Q -> (P Q C) D", P=side, Q=side)
@@ -95,26 +83,14 @@ def _patches(config: VisionConfig, theirs: str) -> tuple[Tensor, Tensor]:
 
 def tower_weights(config: VisionConfig) -> WeightMap:
     """The rules under the names of SigLIP and CLIP."""
-    fused = tuple(
-        rule
-        for place, name in enumerate(("query", "key", "value"))
-        for rule in (
-            tensor(
-                f"pooler.attention.{name}",
-                "head.attention.in_proj_weight",
-                "(p H K) D -> D H K",
-                p=(place, place + 1, 3),
-            ),
-            tensor(
-                f"pooler.attention.{name}_bias",
-                "head.attention.in_proj_bias",
-                "(p H K) -> H K",
-                p=(place, place + 1, 3),
-            ),
-        )
+    fused = packed(
+        [f"pooler.attention.{name}" for name in ("query", "key", "value")],
+        "head.attention.in_proj_weight",
+        "head.attention.in_proj_bias",
+        "H K",
     )
     model = (
-        *_patches(config, "embeddings.patch_embedding"),
+        *patches(config, "embeddings.patch_embedding"),
         tensor("class_token", "embeddings.class_embedding"),
         tensor("position", "embeddings.position_embedding.weight"),
         *norm("first_norm", "pre_layrnorm"),
@@ -140,29 +116,9 @@ def _under(ours: str, rules: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(Tensor(ours + rule.ours, rule.theirs, rule.pattern, rule.parts) for rule in rules)
 
 
-def vit_weights(config: VisionConfig) -> WeightMap:
-    model = (
-        *_patches(config, "embeddings.patch_embeddings.projection"),
-        tensor("class_token", "embeddings.cls_token", "1 1 D -> D"),
-        tensor("position", "embeddings.position_embeddings", "1 P D -> P D"),
-        *norm("norm", "layernorm"),
-        *linear("pooler", "pooler.dense"),
-    )
-    inward = (f"attention.attention.{part}" for part in ("query", "key", "value"))
-    stack = Stack(
-        config.trunk.segments(),
-        "encoder.layer.{i}.",
-        (*norm("mixer_norm", "layernorm_before"), *norm("channel_norm", "layernorm_after")),
-        {AttentionConfig: attention(*inward, "attention.output.dense")},
-        {MLPConfig: mlp("intermediate.dense", "output.dense")},
-    )
-    return WeightMap(model, {"segments": stack})
-
-
 FAMILIES = (
     Family("siglip_vision_model", "SiglipVisionModel", siglip_from, siglip_to, tower_weights),
     Family("clip_vision_model", "CLIPVisionModel", clip_from, written, tower_weights),
-    Family("vit", "ViTModel", vit_from, vit_to, vit_weights),
 )
 # Before transformers 5 a tower stood in a module of its own.
 RENAMED = ((r"^vision_model\.", ""),)
