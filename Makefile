@@ -30,11 +30,11 @@ quickstart: $(BASE) $(ACCELERATED)
 test: $(TEST)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# Those that skip themselves, or a part of themselves, without the others.
+# Where tests are that skip themselves, or a part of themselves, without the others; --comparisons runs only these.
 PARITY_TESTS = $(shell grep -rlE 'importorskip|requirements/parity' tests --include='test_*.py')
 
 parity: $(PARITY)
-	$(BIN)/python -m pytest -n 2 $(PARITY_TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --comparisons $(PARITY_TESTS) $(ARGS)
 
 lint: $(LINT)
 	$(BIN)/ruff check .

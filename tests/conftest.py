@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.comparisons import compares
+
 assert "jax" not in sys.modules, "jax reads its environment when it is imported, which must not come before this file"
 
 # A mesh of eight devices is what the sharding tests are about; on a machine with an accelerator, ask for it by name.
@@ -37,3 +39,16 @@ def compiled_programs_are_dropped():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--comparisons", action="store_true", help="only tests that compare with other implementations")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("comparisons"):
+        chosen = {True: [], False: []}
+        for item in items:
+            chosen[compares(item)].append(item)
+        items[:] = chosen[True]
+        config.hook.pytest_deselected(items=chosen[False])
