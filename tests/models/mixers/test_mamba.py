@@ -23,32 +23,6 @@ BARE = MambaConfig(d_state=3, d_conv=1, expand=1, conv_bias=False, proj_bias=Tru
 CONFIGS = {"plain": PLAIN, "jamba": JAMBA, "bare": BARE}
 
 
-@pytest.fixture(params=CONFIGS)
-def config(request):
-    return CONFIGS[request.param]
-
-
-def test_pieces_equal_the_whole(config):
-    forms.check_pieces_equal_the_whole(config)
-
-
-def test_types_and_layout(config):
-    forms.check_types_and_layout(config)
-
-
-def test_padding_leaves_no_trace(config):
-    forms.check_padding_leaves_no_trace(config)
-
-
-def test_packed_documents_equal_separate_ones(config):
-    forms.check_packed_equals_separate(config)
-
-
-def test_no_output_depends_on_a_later_token_or_another_document(config):
-    reach, seen = forms.check_causality(config)
-    assert (reach[seen] > 0).all()
-
-
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_the_scan_equals_the_recurrence(chunk):
     normal = forms.normals()

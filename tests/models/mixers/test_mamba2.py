@@ -31,32 +31,6 @@ CONFIGS = {"grouped": GROUPED, "biased": BIASED, "rotary": ROTARY}
 MODEL = replace(forms.MODEL, norm=NormConfig(epsilon=1e-3))
 
 
-@pytest.fixture(params=CONFIGS)
-def config(request):
-    return CONFIGS[request.param]
-
-
-def test_pieces_equal_the_whole(config):
-    forms.check_pieces_equal_the_whole(config)
-
-
-def test_types_and_layout(config):
-    forms.check_types_and_layout(config)
-
-
-def test_padding_leaves_no_trace(config):
-    forms.check_padding_leaves_no_trace(config)
-
-
-def test_packed_documents_equal_separate_ones(config):
-    forms.check_packed_equals_separate(config)
-
-
-def test_no_output_depends_on_a_later_token_or_another_document(config):
-    reach, seen = forms.check_causality(config)
-    assert (reach[seen] > 0).all()
-
-
 def some_tokens(normal, length, N=5):
     step = jax.nn.softplus(normal(2, length, 6))
     return Tokens(normal(2, length, 6, 4), step, normal(2, length, 2, N), normal(2, length, 2, N), None)

@@ -23,34 +23,6 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(params=CONFIGS)
-def config(request):
-    return CONFIGS[request.param]
-
-
-def test_pieces_equal_the_whole(config):
-    forms.check_pieces_equal_the_whole(config)
-
-
-def test_types_and_layout(config):
-    forms.check_types_and_layout(config)
-
-
-def test_padding_leaves_no_trace(config):
-    forms.check_padding_leaves_no_trace(config)
-
-
-def test_packed_documents_equal_separate_ones(config):
-    forms.check_packed_equals_separate(config)
-
-
-def test_no_output_depends_on_a_later_token_or_another_document(config):
-    reach, seen = forms.check_causality(config)
-    index = np.arange(len(reach))
-    near = index[:, None] - index <= (1 if isinstance(config, RWKVChannelConfig) else len(reach))
-    assert (reach[seen & near] > 0).all() and (reach[seen & ~near] == 0).all()
-
-
 def some_tokens(normal, length=19, size=1.0):
     starts = jnp.zeros((2, length), bool).at[0, 5].set(True).at[1, 12:14].set(True)
     counts = jnp.ones((2, length), bool).at[1, -2:].set(False)
