@@ -32,6 +32,8 @@ ROOMS = (
     "data",
     "tokenizers",
     "config",
+    "pictures",
+    "lazy_names",
 )
 MEANINGLESS = {"utils", "util", "common", "misc", "helpers", "helper", "base"}
 FOREIGN = {"torch", "transformers"}

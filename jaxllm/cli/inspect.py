@@ -19,11 +19,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the table as JSON")
     options = parser.parse_intermixed_args(arguments)
 
-    from jaxllm.plan.block_diagram import FORMATS, draw_architecture
+    from jaxllm.pictures import check_ending
+    from jaxllm.plan.block_diagram import draw_architecture
     from jaxllm.plan.knobs import knobs
 
-    if options.diagram and options.diagram.suffix not in FORMATS:
-        raise ValueError(f"can't draw into {options.diagram}: its name must end in {', '.join(FORMATS)}")
+    if options.diagram:
+        check_ending(options.diagram)
     found = {source: find_architecture(source) for source in options.models}
     columns = {name: knobs(experiment.model) for name, (experiment, _) in found.items()}
     if options.differences:

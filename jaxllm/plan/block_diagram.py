@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.models.config import Block, ModelConfig
+from jaxllm.pictures import picture
 from jaxllm.plan.knobs import describe_channel, describe_mixer, kinds_of_block
 
-FORMATS = (".svg", ".png", ".pdf")
 COLOURS = {"mixer": "#cfe3f5", "channel": "#fbe3c4", "norm": "#e4e4e4", "table": "#dcefd9", "block": "#f4f4f4"}
 WIDTH, HEIGHT, STEP = 3.0, 0.62, 1.0
 COLUMN = 4.6  # from the middle of one drawing to that of the next
@@ -18,16 +18,13 @@ LINE = 27  # letters that fit into a box
 
 def draw_architecture(config: ModelConfig, path: str | Path, title: str = "") -> Path:
     """Draw the model and its kinds of block into a .svg, .png or .pdf file. Raises ValueError for another ending."""
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"can't draw into {path}: its name must end in {', '.join(FORMATS)}")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     letters = kinds_of_block(config)
-    figure = Figure(figsize=(2.4 * (1 + len(letters)), 6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    with picture(path, 2.4 * (1 + len(letters)), 6) as figure:
+        _draw(figure, config, letters, title)
+    return Path(path)
+
+
+def _draw(figure: Any, config: ModelConfig, letters: dict[Block, str], title: str) -> None:
     axis = figure.subplots()
     axis.set_axis_off()
     axis.set_aspect("equal")
@@ -40,14 +37,6 @@ def draw_architecture(config: ModelConfig, path: str | Path, title: str = "") ->
     axis.set_ylim(-1.2, top + 0.6)
     axis.set_title(title)
     figure.set_size_inches(1.0 * (len(letters) + 1) * COLUMN / 1.8, max(4.0, (top + 1.8) / 1.8))
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxllm"}):  # text stays text
-            figure.savefig(unfinished, format=path.suffix[1:])
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"can't write {path}: {error.strerror}") from error
-    return path
 
 
 def _draw_model(axis: Any, config: ModelConfig, letters: dict[Block, str]) -> float:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.pictures import picture
 from jaxllm.plan.scaling_bootstrap import Prediction
 from jaxllm.plan.scaling_fits import Fit
 from jaxllm.plan.scaling_frontier import Frontier, Parabola
 from jaxllm.plan.scaling_laws import UNITS, Range, ScalingRun
 
-FORMATS = (".svg", ".png", ".pdf")
 POINTS = 200
 FURTHER = 30.0  # times the largest compute: how far the frontier is drawn beyond it
 LINE, HELD_OUT = "#222222", "#c0392b"
@@ -35,30 +35,15 @@ def draw_scaling(
     iso-FLOP runs, in the middle each budget's runs, parabola and minimum, and at the right the best size over compute.
     Raises ValueError for another ending, and where the file can't be written.
     """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"can't draw into {path}: its name must end in {', '.join(FORMATS)}")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = 3 if isoflop else 1
-    figure = Figure(figsize=(1 + 5 * count, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    _draw_loss(figure, axes[0], fit, held_out)
-    if isoflop:
-        _draw_parabolas(axes[1], isoflop, UNITS[fit.runs[0].unit])
-        _draw_sizes(axes[2], fit, isoflop)
-    figure.suptitle(title)
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxllm"}):  # text stays text
-            figure.savefig(unfinished, format=path.suffix[1:])
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"can't write {path}: {error.strerror}") from error
-    return path
+    with picture(path, 1 + 5 * count, 4.6) as figure:
+        axes = figure.subplots(1, count, squeeze=False)[0]
+        _draw_loss(figure, axes[0], fit, held_out)
+        if isoflop:
+            _draw_parabolas(axes[1], isoflop, UNITS[fit.runs[0].unit])
+            _draw_sizes(axes[2], fit, isoflop)
+        figure.suptitle(title)
+    return Path(path)
 
 
 def _draw_loss(figure: Any, axis: Any, fit: Fit, held_out: Sequence[tuple[ScalingRun, Prediction]]) -> None:

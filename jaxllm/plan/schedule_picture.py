@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.parallel.schedules import Action, Kind, Schedule
+from jaxllm.pictures import check_ending, picture
 from jaxllm.plan.schedule_simulation import RankUse, Simulation, Timed
 
-FORMATS = (".svg", ".png", ".pdf")
 COLOURS = {
     Kind.FORWARD: "#3b6fb6",
     Kind.BACKWARD: "#3f8f5f",
@@ -37,29 +37,16 @@ def draw_schedules(simulations: Sequence[Simulation], path: str | Path) -> Path:
     microbatches that the rank holds at most. Raises ValueError for another ending, and where there is nothing to draw.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"can't draw into {path}: its name must end in {', '.join(FORMATS)}")
+    check_ending(path)
     if not simulations:
         raise ValueError("no schedule to draw; give one simulation or more")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [simulation.schedule.ranks for simulation in simulations]
-    figure = Figure(figsize=(WIDTH, sum(ROW * count + 0.55 for count in rows) + 0.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), squeeze=False, height_ratios=[count + 1 for count in rows])[:, 0]
-    longest = max(float(simulation.makespan) for simulation in simulations)
-    for axis, simulation in zip(axes, simulations, strict=True):
-        _draw_one(axis, simulation, longest)
-    figure.legend(handles=_legend(simulations), loc="outside lower center", ncols=5, frameon=False)
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxllm"}):  # text stays text
-            figure.savefig(unfinished, format=path.suffix[1:])
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"can't write {path}: {error.strerror}") from error
+    with picture(path, WIDTH, sum(ROW * count + 0.55 for count in rows) + 0.6) as figure:
+        axes = figure.subplots(len(rows), squeeze=False, height_ratios=[count + 1 for count in rows])[:, 0]
+        longest = max(float(simulation.makespan) for simulation in simulations)
+        for axis, simulation in zip(axes, simulations, strict=True):
+            _draw_one(axis, simulation, longest)
+        figure.legend(handles=_legend(simulations), loc="outside lower center", ncols=5, frameon=False)
     return path
 
 

@@ -11,8 +11,9 @@ These names are imported when they are first used, since a worker process needs 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxllm.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from jaxllm.tokenizers.config import TokenizerConfig
@@ -51,14 +52,4 @@ _HOME = {
     "train_byte_bpe": "jaxllm.tokenizers.training.train_byte_bpe",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next use finds it at once
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _HOME)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from jaxllm.pictures import picture
 from jaxllm.tokenizers.protocol import Tokenizer
 
 NUMBERS = tuple(str(number) for number in range(10_000))
@@ -174,19 +175,15 @@ def plot(comparison: Comparison, path: str | PathLike[str], *, title: str = "Byt
 
     Raises ValueError if the file can't be written, or is of another kind.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"can't draw {path}: name a file that ends in .png, .svg or .pdf")
-
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names, samples = comparison.names(), comparison.sample_names()
-    # Figure without pyplot: no window, no global state, whatever backend is configured.
-    figure = Figure(figsize=(max(6.0, 0.25 * (len(names) + 1) * len(samples) + 2), 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
+    with picture(path, max(6.0, 0.25 * (len(names) + 1) * len(samples) + 2), 4.5) as figure:
+        _draw_bars(figure.subplots(), comparison, names, samples, title)
+    return Path(path)
+
+
+def _draw_bars(axis, comparison: Comparison, names: Sequence[str], samples: Sequence[str], title: str) -> None:
+    from matplotlib import colormaps
+
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         heights = [comparison.row(name, sample).bytes_per_token for sample in samples]
@@ -197,10 +194,3 @@ def plot(comparison: Comparison, path: str | PathLike[str], *, title: str = "Byt
     axis.set_title(title)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=min(len(names), 4))
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        figure.savefig(unfinished, format=path.suffix[1:])
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"can't write {path}: {error.strerror}") from error
-    return path

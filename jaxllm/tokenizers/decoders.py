@@ -6,18 +6,16 @@ while it is being generated. Only a leading space that encoding put before the w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxllm.tokenizers.vocabularies.byte_alphabet import ALPHABET, to_bytes
+from jaxllm.tokenizers.vocabularies.byte_tokens import byte_of
 
 # What Hugging Face's cleanup replaces, in its order.
 _CLEANED = [(f" {mark}", mark) for mark in (".", "?", "!", ",")]
 _CLEANED += [(" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't")]
 _CLEANED += [(f" {ending}", ending) for ending in ("'s", "'ve", "'re")]
-
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class ByteFallback:
     """The token <0xE2> is the byte 0xE2."""
 
     def token(self, text: str) -> str | bytes:
-        byte = _BYTE.fullmatch(text)
-        return bytes.fromhex(byte[1]) if byte else text
+        byte = byte_of(text)
+        return text if byte is None else byte
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxllm.tokenizers.pipeline import PipelineTokenizer
 from jaxllm.tokenizers.stages import Vocabulary
 from jaxllm.tokenizers.template import Template
 from jaxllm.tokenizers.vocabularies.byte_bpe import ByteLevelBPE
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 from jaxllm.tokenizers.vocabularies.character_bpe import CharacterBPE
 from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.vocabularies.unigram import Unigram
@@ -105,7 +106,7 @@ def _closed(vocabulary: Vocabulary, used: set[int]) -> set[int]:
             # What an unknown character costs depends on the lowest score.
             lowest = min(ids.values(), key=lambda i: vocabulary.pieces[i][1])
             fixed = vocabulary.excluded | vocabulary.user_defined | {lowest}
-            fixed |= {i for piece, i in ids.items() if len(piece) == 1 or _is_byte(piece)}
+            fixed |= {i for piece, i in ids.items() if len(piece) == 1 or piece in BYTE_TOKENS}
             return used | fixed | ({vocabulary.unk_id} - {None})
         case WordPiece() | WordLevel():
             prefix = getattr(vocabulary, "continuing_subword_prefix", "")
@@ -171,7 +172,3 @@ def _subset(vocabulary: Vocabulary, new_ids: Mapping[int, int]) -> Vocabulary:
                 vocabulary, vocab={token: new_ids[i] for token, i in vocabulary.vocab.items() if i in new_ids}
             )
     raise AssertionError(vocabulary)
-
-
-def _is_byte(piece: str) -> bool:
-    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.pictures import check_ending, picture
 from jaxllm.training.amounts import short_count
 from jaxllm.training.history import History
 
@@ -23,7 +24,6 @@ QUANTITIES = {
     "mfu": ("model FLOPs utilization", "share of peak FLOPs"),
 }
 ALONG = ("step", "tokens", "seconds")
-FORMATS = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; its yellow is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -53,8 +53,7 @@ def draw_curves(
     draw, and when the file can't be written.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"can't draw into {path}: its name must end in {', '.join(FORMATS)}")
+    check_ending(path)
     unknown = [name for name in y if name not in QUANTITIES]
     if unknown or x not in ALONG:
         raise ValueError(
@@ -66,31 +65,20 @@ def draw_curves(
     scale, x_label = _x_axis(x, series)
     panels = list(dict.fromkeys(QUANTITIES[quantity][1] for quantity in y if any(q == quantity for _, q in series)))
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Figure without pyplot: no window, no global state, whatever backend is configured.
-    figure = Figure(figsize=(8, 1.2 + 3.2 * len(panels)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title or _default_title(histories), fontsize=12, fontweight="bold")
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    colours = _colours(list(histories))
-    for axis, unit in zip(axes, panels, strict=True):
-        lines = {key: (xs * scale, ys) for key, (xs, ys) in series.items() if QUANTITIES[key[1]][1] == unit}
-        _draw_panel(axis, unit, lines, colours)
-        if x != "seconds":
-            axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if x == "step" else short_count(value))
-        for quantity, marks in (levels or {}).items():
-            if QUANTITIES[quantity][1] == unit:
-                _draw_levels(axis, marks)
-    axes[-1].set_xlabel(x_label)
-    figure.align_ylabels()
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        figure.savefig(unfinished, format=path.suffix[1:])
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"can't write {path}: {error.strerror}") from error
+    with picture(path, 8, 1.2 + 3.2 * len(panels)) as figure:
+        figure.suptitle(title or _default_title(histories), fontsize=12, fontweight="bold")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        colours = _colours(list(histories))
+        for axis, unit in zip(axes, panels, strict=True):
+            lines = {key: (xs * scale, ys) for key, (xs, ys) in series.items() if QUANTITIES[key[1]][1] == unit}
+            _draw_panel(axis, unit, lines, colours)
+            if x != "seconds":
+                axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if x == "step" else short_count(value))
+            for quantity, marks in (levels or {}).items():
+                if QUANTITIES[quantity][1] == unit:
+                    _draw_levels(axis, marks)
+        axes[-1].set_xlabel(x_label)
+        figure.align_ylabels()
     return path
 
 

@@ -123,7 +123,7 @@ def test_a_bitmap(tmp_path):
 
 def test_a_picture_of_another_kind_is_refused_before_anything_is_read(capsys):
     assert main(["inspect", "no-such-model", "--diagram", "block.gif"]) == 2
-    assert "can't draw into block.gif: its name must end in .svg, .png, .pdf" in capsys.readouterr().err
+    assert "can't draw into block.gif: its name must end in .png, .svg, .pdf" in capsys.readouterr().err
 
 
 def test_an_unknown_model(capsys):

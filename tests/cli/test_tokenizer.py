@@ -100,7 +100,7 @@ def test_converting(trained, tmp_path, capsys):
         ),
         (["compare", "{trained}", "{trained}"], "error: two are named 'bpe'; give them names: NAME="),
         (["compare", "{trained}", "--reference", "Klingon"], "error: there is no text 'Klingon'; there are English"),
-        (["compare", "{trained}", "--data", "t={text}", "--plot", "p.gif"], "name a file that ends in .png, .svg or"),
+        (["compare", "{trained}", "--data", "t={text}", "--plot", "p.gif"], "its name must end in .png, .svg, .pdf"),
         (["inspect", "{trained}", "--limit", "0"], "error: --limit must be at least 1, got 0"),
     ],
 )

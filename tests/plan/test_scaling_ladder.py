@@ -226,7 +226,7 @@ def test_a_picture_shows_frontier_rows_and_what_is_extrapolated(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     path = draw_scaling(fit_compute(runs), tmp_path / "law.png")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    with pytest.raises(ValueError, match=r"its name must end in \.svg, \.png, \.pdf"):
+    with pytest.raises(ValueError, match=r"its name must end in \.png, \.svg, \.pdf"):
         draw_scaling(found, tmp_path / "law.gif")
     with pytest.raises(ValueError, match="can't write .*: No such file or directory"):
         draw_scaling(found, tmp_path / "missing" / "law.svg")

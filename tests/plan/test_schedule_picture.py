@@ -39,7 +39,7 @@ def test_colours_tell_kinds_chunks_and_directions_apart() -> None:
 
 
 def test_what_can_not_be_drawn_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"its name must end in \.svg, \.png, \.pdf"):
+    with pytest.raises(ValueError, match=r"its name must end in \.png, \.svg, \.pdf"):
         draw_schedules([], tmp_path / "picture.gif")
     with pytest.raises(ValueError, match="no schedule to draw"):
         draw_schedules([], tmp_path / "picture.svg")

@@ -142,7 +142,7 @@ def test_a_plot(tmp_path, suffix):
 
 def test_plots_that_can_not_be_written(tmp_path):
     compared = compare({"one": Pairs()}, {"text": "a"})
-    with pytest.raises(ValueError, match="name a file that ends in .png, .svg or .pdf"):
+    with pytest.raises(ValueError, match="its name must end in .png, .svg, .pdf"):
         plot(compared, tmp_path / "bars.txt")
     with pytest.raises(ValueError, match="can't write .*bars.png: No such file or directory"):
         plot(compared, tmp_path / "missing" / "bars.png")

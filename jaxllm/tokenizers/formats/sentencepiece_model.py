@@ -17,6 +17,7 @@ from jaxllm.tokenizers.formats import storage
 from jaxllm.tokenizers.preparation.metaspace import META
 from jaxllm.tokenizers.preparation.sentencepiece_normalizer import SentencePieceNormalizer
 from jaxllm.tokenizers.stages import Cut, Span
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.vocabularies.text_unigram import WORD, TextUnigram
 from jaxllm.tokenizers.vocabularies.unigram import Unigram
@@ -144,7 +145,7 @@ def model_of(
     kinds: dict[int, PieceKind] = dict.fromkeys(vocabulary.user_defined, "user_defined")
     kinds |= dict.fromkeys(vocabulary.unused if bpe else (), "unused")
     for i in vocabulary.excluded:
-        kinds[i] = "byte" if vocabulary.byte_fallback and _BYTE.fullmatch(vocabulary.pieces[i][0]) else "unused"
+        kinds[i] = "byte" if vocabulary.byte_fallback and vocabulary.pieces[i][0] in BYTE_TOKENS else "unused"
     for name, i in special_tokens.items():
         if not 0 <= i < len(vocabulary.pieces) or vocabulary.pieces[i][0] != name:
             raise ValueError(f"the special token {name!r} is not the piece of id {i} of the vocabulary")
@@ -156,9 +157,6 @@ def model_of(
     return SentencePieceModel(
         "bpe" if bpe else "unigram", pieces, normalizer, byte_fallback=vocabulary.byte_fallback, **settings
     )
-
-
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def read_sentencepiece(path: str | PathLike[str]) -> SentencePieceModel:

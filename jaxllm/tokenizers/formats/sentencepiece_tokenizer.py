@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from jaxllm.tokenizers.added_tokens import AddedToken
 from jaxllm.tokenizers.decoders import ByteFallback, Decoder, Fuse, Replace, Strip
 from jaxllm.tokenizers.formats.sentencepiece_model import SentencePieceModel, model_of
@@ -13,6 +11,7 @@ from jaxllm.tokenizers.preparation.normalizers import Prepend
 from jaxllm.tokenizers.preparation.normalizers import Replace as ReplaceText
 from jaxllm.tokenizers.preparation.patterns import String
 from jaxllm.tokenizers.preparation.sentencepiece_normalizer import SentencePieceNormalizer
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
 from jaxllm.tokenizers.vocabularies.unigram import Unigram
 
@@ -65,8 +64,7 @@ def _with_special_tokens(vocabulary: Unigram, tokenizer: PipelineTokenizer) -> t
     if [i for i, _ in after] != list(range(len(vocabulary.pieces), len(vocabulary.pieces) + len(after))):
         raise ValueError("the format sentencepiece has no gaps between ids, but the special tokens have some")
     pieces = [*vocabulary.pieces, *((name, 0.0) for _, name in after)]
-    byte = re.compile("<0x[0-9A-F]{2}>")
-    excluded = [i for i, (piece, _) in enumerate(pieces) if byte.fullmatch(piece) or piece in special]
+    excluded = [i for i, (piece, _) in enumerate(pieces) if piece in BYTE_TOKENS or piece in special]
     return (
         Unigram(pieces, vocabulary.unk_id, vocabulary.byte_fallback, excluded=excluded, single_precision=True),
         special,

@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush
 from operator import add
 
 from jaxllm.tokenizers.training.character_coverage import covered_characters, cut_at_others
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 from jaxllm.tokenizers.vocabularies.scored_bpe import ScoredBPE
 
 # A pair that occurs once is no regularity.
@@ -41,7 +42,7 @@ def learn_character_bpe(
     """
     if not special_tokens:
         raise ValueError("special_tokens must name at least the token for what is unknown")
-    fixed = [*special_tokens, *(f"<0x{byte:02X}>" for byte in range(256 if byte_fallback else 0))]
+    fixed = [*special_tokens, *(BYTE_TOKENS if byte_fallback else ())]
     characters = covered_characters(pieces, character_coverage)
     if not characters:
         raise ValueError("there is no text to learn from: all pieces are empty")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxllm.tokenizers.training.character_coverage import covered_characters, cut_at_others
 from jaxllm.tokenizers.training.frequent_substrings import Substrings, Words, frequent_substrings, lay_out
 from jaxllm.tokenizers.training.token_lattices import Edges, TokenLattices
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 from jaxllm.tokenizers.vocabularies.unigram import Unigram
 
 UNKNOWN = "<unk>"
@@ -61,7 +62,7 @@ def learn_unigram(
             "shrinking_factor must lie between 0 and 1, and character_coverage above 0 and up to 1, got "
             f"{shrinking_factor} and {character_coverage}"
         )
-    fixed = [*special_tokens, *(f"<0x{byte:02X}>" for byte in range(256 if byte_fallback else 0))]
+    fixed = [*special_tokens, *(BYTE_TOKENS if byte_fallback else ())]
     characters = covered_characters(pieces, character_coverage)
     if vocab_size < len(fixed) + len(characters):
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from jaxllm.tokenizers.stages import Span
+from jaxllm.tokenizers.vocabularies.byte_tokens import BYTE_TOKENS
 
 
 class UnknownCharacters:
@@ -16,11 +17,11 @@ class UnknownCharacters:
         Raises ValueError if byte_fallback is set and a byte has no token.
         """
         self._unk_id, self._fuse = unk_id, fuse
-        self._bytes = [ids.get(f"<0x{byte:02X}>") for byte in range(256)] if byte_fallback else []
+        self._bytes = [ids.get(token) for token in BYTE_TOKENS] if byte_fallback else []
         if None in self._bytes:
             raise ValueError(
                 "byte_fallback needs a token for each of the 256 bytes, but there is no "
-                f"<0x{self._bytes.index(None):02X}>"
+                f"{BYTE_TOKENS[self._bytes.index(None)]}"
             )
 
     def resolve(self, piece: str, segments: Iterable[tuple[int, int, int | None]]) -> Iterator[tuple[int, Span]]:
