@@ -1,14 +1,14 @@
-"""Which keys a query may see.
+"""Which keys a query may see, as a mask.
 
 Shape letters: B batch, T query time, S key time.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-
 import jax
+
+from jaxllm.kernels import visibility
+from jaxllm.kernels.visibility import Places, Reach
 
 
 def visible(
@@ -26,17 +26,5 @@ def visible(
     them, or, where later ones may be seen, `window // 2` on either side; of its own chunk, those being counted from
     position 0 of its document.
     """
-    query, key = query_positions[:, :, None], key_positions[:, None, :]
-    conditions = []
-    if causal:
-        conditions.append(key <= query)
-    if window:
-        reach = window - 1 if causal else window // 2
-        conditions.append(query - key <= reach)
-        if not causal:
-            conditions.append(key - query <= reach)
-    if chunk:
-        conditions.append(query // chunk == key // chunk)
-    if segment_ids is not None:
-        conditions.append(segment_ids[:, None, :] == segment_ids[:, :, None])
-    return functools.reduce(operator.and_, conditions) if conditions else None
+    query, key = Places(query_positions, segment_ids), Places(key_positions, segment_ids)
+    return visibility.visible(query, key, Reach(causal, window, chunk))
