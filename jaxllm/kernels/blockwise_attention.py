@@ -24,6 +24,7 @@ from jaxllm.kernels.visibility import Places, Reach, may_meet, visible
 # The logarithm of no weight at all: finite, so that differences of it are.
 NOTHING = -1e30
 BLOCK = 512
+WITHIN_SEGMENT = Reach()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def blockwise_attention(
     v_BSGV: jax.Array,
     query: Places,
     key: Places,
-    reach: Reach = Reach(),
+    reach: Reach = WITHIN_SEGMENT,
     *,
     softcap: float = 0.0,
     sinks: jax.Array | None = None,
@@ -70,7 +71,7 @@ def blockwise_attention(
 
 
 def reference_blockwise_attention(
-    q_BTHK, k_BSGK, v_BSGV, query: Places, key: Places, reach=Reach(), *, softcap=0.0, sinks=None, scale=None
+    q_BTHK, k_BSGK, v_BSGV, query: Places, key: Places, reach=WITHIN_SEGMENT, *, softcap=0.0, sinks=None, scale=None
 ) -> jax.Array:
     """The slow twin: all scores at once, a head at a time, float32."""
     (B, T, H, K), G = q_BTHK.shape, k_BSGK.shape[2]
