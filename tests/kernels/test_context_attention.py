@@ -34,22 +34,16 @@ LAYOUT = make_layout(MeshConfig(data=1, tensor=2, context=4))
 def test_each_form_equals_attention_on_one_device(form, groups, reach, options):
     random = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)  # noqa: E731
-    q, k, v, cotangent, sinks = (
-        3 * draw(B, T, H, K),
-        draw(B, T, groups, K),
-        draw(B, T, groups, V),
-        draw(B, T, H, V),
-        draw(H),
-    )
+    q, k, v = 3 * draw(B, T, H, K), draw(B, T, groups, K), draw(B, T, groups, V)
+    cotangent, sinks = draw(B, T, H, V), draw(H)
     sinks = sinks if options.get("sinks") else None
     order = zigzag(T, 4)
     layout = replace(LAYOUT, forms=replace(LAYOUT.forms, context_form=form))
     placed = jax.tree.map(lambda x: jnp.asarray(x[:, order]), PLACES)
 
     def many(q, k, v, sinks):
-        out = context_attention(
-            layout, q[:, order], k[:, order], v[:, order], placed, reach, **{**options, "sinks": sinks}
-        )
+        q, k, v = (x[:, order] for x in (q, k, v))
+        out = context_attention(layout, q, k, v, placed, reach, **{**options, "sinks": sinks})
         return out[:, np.argsort(order)]
 
     def one(q, k, v, sinks):

@@ -7,7 +7,7 @@ from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.text_order import zigzag
 from jaxllm.plan.communication import step_traffic
 from jaxllm.training.experiment import Experiment, TrainingConfig
-from tests.parallel.tiny import DENSE, ROWS, assert_equal_to_one_device
+from tests.parallel.tiny_models import DENSE, ROWS, assert_equal_to_one_device
 
 
 def sent_by_attention(run, kind):
