@@ -34,6 +34,8 @@ class MeshConfig:
     """Groups of devices with a fast network inside and a slow one between: replicas (`data`) are spread over them."""
     zero: Literal[1, 2, 3] = 3
     """What `fsdp` shards: optimizer state (ZeRO-1), gradients too (2), parameters too (3)."""
+    replicate_kv: bool = False
+    """Every device of `tensor` has all key/value heads, where these are fewer than the devices."""
     sequence_parallel: bool = False
     """Between mixers the stream is split along the text over `tensor`, so norms and residuals are not repeated."""
     context_form: Literal["ring", "all_gather", "ulysses"] = "ring"

@@ -118,6 +118,8 @@ def layout_of(config: MeshConfig, mesh: Mesh) -> Layout:
     whole = Rules()
     if config.sequence_parallel:
         whole = replace(whole, stream=("context", "tensor"))
+    if config.replicate_kv:
+        whole = replace(whole, kv_heads=None)
     replicated = replace(whole, embed=None)
     return Layout(
         mesh,

@@ -48,7 +48,8 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     """Of an experiment on its mesh over `devices` (default: what the fixed axes of the mesh need).
 
     Activations are divided over the axes that split the batch and the text, not over the others: with tensor
-    parallelism the real ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the batch.
+    parallelism the real ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the
+    batch.
     """
     layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model

@@ -6,6 +6,7 @@ Shape letters: B batch, T time, H query heads, G key/value heads, K width of que
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from jaxllm.kernels import visibility
 from jaxllm.kernels.context_attention import context_attention
@@ -32,6 +33,7 @@ def row_attention(
     Raises ValueError for a bias on the scores where a row lies on several devices.
     """
     layout = current_layout()
+    k_BTGK, v_BTGV = (_one_for_each_device(x) for x in (k_BTGK, v_BTGV))
     if splits_text(layout):
         if bias is not None:
             raise ValueError(
@@ -45,3 +47,10 @@ def row_attention(
     v_BSGV = constrain(v_BTGV, "batch", None, "act_heads", None)
     mask_BTS = visibility.visible(places, places, reach)
     return dot_product_attention(q_BTHK, k_BSGK, v_BSGV, mask_BTS, bias=bias, softcap=softcap, sinks=sinks, scale=scale)
+
+
+def _one_for_each_device(x_BTGK: jax.Array) -> jax.Array:
+    """Key/value heads that are fewer than the devices which split query heads are repeated: each keeps its own."""
+    layout = current_layout()
+    ways, heads = (1, 1) if layout is None else (layout.ways("act_heads"), x_BTGK.shape[2])
+    return jnp.repeat(x_BTGK, ways // heads, axis=2) if heads < ways and ways % heads == 0 else x_BTGK
