@@ -238,7 +238,7 @@ def test_resumed_onto_another_mesh_the_losses_are_close(tmp_path):
     tiny.train(tmp_path / "one", config)
     tiny.train(tmp_path / "two", config, tiny.Batches(stopped_at=5))
     _, reporter = tiny.train(tmp_path / "two", other)
-    assert reporter.heard("data=1 x fsdp=4 x tensor=2")
+    assert reporter.heard("(fsdp=4 x tensor=2)")
     assert reporter.heard("resuming at step 6 of 12")
     one, two = ([row["loss"] for row in tiny.rows(tmp_path / name) if "loss" in row] for name in ("one", "two"))
     assert len(one) == len(two) == 12

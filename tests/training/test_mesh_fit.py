@@ -41,7 +41,7 @@ def with_layer(**block):
         ({"tensor": 4}, r"mesh.tensor=4 does not divide attention.num_heads=6: it must be one of \[1, 2, 3, 6\]"),
         (
             {"tensor": 6},
-            r"tensor=6 does not divide attention.num_kv_heads=2: it must be one of \[1, 2\], or set mesh.replicate_kv=t",
+            r"tensor=6 does not divide attention.num_kv_heads=2: .* one of \[1, 2\], or set mesh.replicate_kv=true",
         ),
         ({"fsdp": 5}, "mesh.fsdp=5 does not divide model.d_model=48"),
         ({"tensor": 5}, "mesh.tensor=5 does not divide model.vocab_size=96: .* or raise the size to 100"),
