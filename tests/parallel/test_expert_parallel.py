@@ -38,6 +38,8 @@ def test_slots_are_filled_over_the_expert_axis_too():
     model = only(replace(EXPERTS, dispatch="capacity", capacity_factor=1.0))
     many = assert_equal_to_one_device(model, MeshConfig(data=1, expert=2, context=2))
     assert 0 < many.metrics["dropped"] < 0.5
+    across = {c.kind for c in many.collectives if c.over(many.layout.mesh) == ("expert",) and c.arrays[0][0] == "f32"}
+    assert "all-to-all" in across
 
 
 def test_every_expert_on_every_token_is_the_same():

@@ -45,6 +45,10 @@ def test_each_stage(zero):
     state, seen, found = two_steps(mesh)
     one, expected, _ = two_steps(MeshConfig(data=1))
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    # On a CPU a reduce-scatter is an all-reduce, so that gradients are sharded shows in the tables only.
+    layout = make_layout(mesh, jax.devices()[:4])
+    tables = (layout.rules, layout.gradient_rules, layout.state_rules)
+    assert [rules.embed == "fsdp" for rules in tables] == [zero >= 3, zero >= 2, True]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.params, one.params)
 
     def is_sharded(leaf) -> bool:
