@@ -144,7 +144,7 @@ def _channel(experiment: Experiment, channel: object, sizes: Mapping[str, int]) 
 
 
 def _divides(
-    sizes: Mapping[str, int], axes: tuple[str, ...], name: str, size: int, else_: str = "change the model"
+    sizes: Mapping[str, int], axes: tuple[str, ...], name: str, size: int, advice: str = "change the model"
 ) -> Iterator[str]:
     """A complaint where the axes together do not divide a size."""
     ways = 1
@@ -153,4 +153,4 @@ def _divides(
     if size % ways:
         mesh = " times ".join(f"mesh.{axis}={sizes[axis]}" for axis in axes)
         possible = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
-        yield f"{mesh} does not divide {name}={size}: it must be one of {possible}, or {else_}"
+        yield f"{mesh} does not divide {name}={size}: it must be one of {possible}, or {advice}"
