@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh
 from jaxllm.models.decoder import decoder_spec
 from jaxllm.objectives.cross_entropy import CHUNK_ELEMENTS, CHUNK_POSITIONS
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.parallel.sharding import Layout
+from jaxllm.parallel.sharding import Layout, layout_of, param_shardings
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.optimizers import make_optimizer
@@ -19,7 +19,7 @@ from jaxllm.training.state import abstract_state
 
 RULES = {
     "weights": "float32, as the state's shardings divide them",
-    "gradients": "float32, divided as the weights are; twice that with accumulation",
+    "gradients": "float32, divided as mesh.zero says; twice that with accumulation",
     "optimizer": "the arrays that the update rule keeps",
     "average": "a copy of the weights where training.ema_decay is set",
     "activations": activations.RULE,
@@ -47,25 +47,32 @@ class TrainingMemory:
 def training_memory(experiment: Experiment, devices: int | None = None) -> TrainingMemory:
     """Of an experiment on its mesh over `devices` (default: what the fixed axes of the mesh need).
 
-    Activations are divided over the axes that split the batch, not over the others: with tensor parallelism the real
-    ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the batch.
+    Activations are divided over the axes that split the batch and the text, not over the others: with tensor
+    parallelism the real ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the
+    batch.
     """
-    layout, training = Layout(abstract_mesh(experiment.mesh, devices)), experiment.training
+    layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
     spec = decoder_spec(model)
     optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
     state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
-    layers = activations.activations(model, rows, model.context_length, training.remat)
+    length = model.context_length // layout.ways("length")
+    layers = activations.activations(model, rows, length, training.remat)
     weights = _bytes(state.params)
+    lie = param_shardings(spec, layout, layout.gradient_rules)
+    gradients = sum(
+        4 * math.prod(sharding.shard_shape(param.shape))
+        for param, sharding in zip(jax.tree.leaves(spec), jax.tree.leaves(lie), strict=True)
+    )
     return TrainingMemory(
         weights=weights,
-        gradients=weights * (2 if training.accumulation > 1 else 1),
+        gradients=gradients * (2 if training.accumulation > 1 else 1),
         optimizer=_bytes(state.opt_state),
         average=_bytes(state.ema),
         kept_activations=layers.kept,
         working_activations=layers.working,
-        loss=_loss(model, rows, model.context_length),
+        loss=_loss(model, rows, length),
     )
 
 

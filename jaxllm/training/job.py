@@ -85,8 +85,10 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
     """What a person wants to know before step 0; `memory` is the compiled step's memory analysis."""
     experiment, model, training = job.experiment, job.experiment.model, job.experiment.training
     devices = layout.mesh.devices
-    axes = " x ".join(f"{name}={size}" for name, size in layout.mesh.shape.items())
-    attention = "; ".join(f"{s.repeats} x {len(s.blocks)}: dot products over the whole row" for s in model.segments())
+    axes = " x ".join(f"{name}={size}" for name, size in layout.mesh.shape.items() if size > 1) or "one device"
+    ways = layout.ways("length")
+    how = "dot products over the whole row" if ways == 1 else f"blocks, {layout.forms.context_form} over {ways} devices"
+    attention = "; ".join(f"{s.repeats} x {len(s.blocks)}: {how}" for s in model.segments())
     step_flops = job.flops_per_token * training.batch_size * model.context_length
     temporary = memory.temp_size_in_bytes
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes

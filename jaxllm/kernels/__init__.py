@@ -1,0 +1,1 @@
+"""Fast paths, each with a slow twin that says what it computes."""

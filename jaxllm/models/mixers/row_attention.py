@@ -1,0 +1,56 @@
+"""Softmax attention among the tokens of whole rows, as in training: the one place that knows how rows lie on devices.
+
+Shape letters: B batch, T time, H query heads, G key/value heads, K width of queries and keys, V width of values.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.kernels import visibility
+from jaxllm.kernels.context_attention import context_attention
+from jaxllm.kernels.visibility import Places, Reach
+from jaxllm.models.mixers.dot_product import dot_product_attention
+from jaxllm.parallel.sharding import constrain, current_layout
+from jaxllm.parallel.text_order import splits_text
+
+
+def row_attention(
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGV: jax.Array,
+    places: Places,
+    reach: Reach,
+    *,
+    bias: jax.Array | None = None,
+    softcap: float = 0.0,
+    sinks: jax.Array | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    """`dot_product_attention` of each token to those of its row that its place lets it see; [B, T, H, V].
+
+    Raises ValueError for a bias on the scores where a row lies on several devices.
+    """
+    layout = current_layout()
+    k_BTGK, v_BTGV = (_one_for_each_device(x) for x in (k_BTGK, v_BTGV))
+    if splits_text(layout):
+        if bias is not None:
+            raise ValueError(
+                "a bias on the attention scores (ALiBi, relative positions) has no form for mesh.context="
+                f"{layout.ways('length')}: set --mesh.context=1"
+            )
+        return context_attention(
+            layout, q_BTHK, k_BTGK, v_BTGV, places, reach, softcap=softcap, sinks=sinks, scale=scale
+        )
+    k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
+    v_BSGV = constrain(v_BTGV, "batch", None, "act_heads", None)
+    mask_BTS = visibility.visible(places, places, reach)
+    return dot_product_attention(q_BTHK, k_BSGK, v_BSGV, mask_BTS, bias=bias, softcap=softcap, sinks=sinks, scale=scale)
+
+
+def _one_for_each_device(x_BTGK: jax.Array) -> jax.Array:
+    """Key/value heads that are fewer than the devices which split query heads are repeated: each keeps its own."""
+    layout = current_layout()
+    ways, heads = (1, 1) if layout is None else (layout.ways("act_heads"), x_BTGK.shape[2])
+    return jnp.repeat(x_BTGK, ways // heads, axis=2) if heads < ways and ways % heads == 0 else x_BTGK
