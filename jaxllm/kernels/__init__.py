@@ -1,0 +1,1 @@
+"""Fast paths, each with its slow twin in the same file, and the choice among them."""
