@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxllm.kernels.platform import platform
+from jaxllm.kernels.visibility import Reach
 from jaxllm.parallel.sharding import current_layout
+from jaxllm.parallel.text_order import splits_text
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,7 @@ class AttentionCase:
     dtype: str
     key_width: int
     value_width: int
-    causal: bool = True
-    window: int = 0
-    chunk: int = 0
-    packed: bool = False
+    reach: Reach = Reach()
     softcap: float = 0.0
     sinks: bool = False
     bias: bool = False
@@ -34,20 +33,19 @@ class Choice:
 
 # The platforms that a kernel is for; those that are not here run on all.
 PLATFORMS = {"flash": ("tpu",), "cudnn": ("cuda",), "megablox": ("tpu",), "pallas": ("tpu",)}
-FASTEST_ATTENTION = {"tpu": "flash", "cuda": "cudnn"}
-FASTEST_EXPERTS = {"cpu": "blocks", "tpu": "megablox"}
-FASTEST_SCAN = {"tpu": "pallas"}
+# What "auto" is where memory or operations give a reason to prefer a kernel. This project has timed none of them, so
+# the scan over a state space, whose only gain would be speed, is chosen by name alone.
+PREFERRED_ATTENTION = {"tpu": "flash", "cuda": "cudnn"}
+PREFERRED_EXPERTS = {"cpu": "blocks", "tpu": "megablox"}
 
 
 def attention_refusals(kernel: str, case: AttentionCase) -> list[str]:
     """What of the case the kernel can't do, in words; empty where it can do all of it."""
-    refused = []
-    if kernel in ("flash", "cudnn"):
-        layout = current_layout()
-        if case.bias:
-            refused.append("it takes no bias on the scores (ALiBi, relative positions)")
-        if layout is not None and layout.rules.length:
-            refused.append(f"it needs whole rows, and the rules split their length over {layout.rules.length!r}")
+    refused, layout = [], current_layout()
+    if kernel != "plain" and case.bias:
+        refused.append("it takes no bias on the scores (ALiBi, relative positions)")
+    if kernel != "blockwise" and splits_text(layout):
+        refused.append(f"it needs whole rows, and each lies on {layout.ways('length')} devices (mesh.context)")
     if kernel == "cudnn":
         if case.softcap:
             refused.append(f"it has no soft-cap (softcap={case.softcap})")
@@ -65,20 +63,24 @@ def attention_refusals(kernel: str, case: AttentionCase) -> list[str]:
 def choose_attention(wanted: str, case: AttentionCase) -> Choice:
     """Raises ValueError where the kernel that is named can't honour the case, with all reasons."""
     refusals = lambda kernel: attention_refusals(kernel, case)  # noqa: E731
-    return _choose("attention", wanted, FASTEST_ATTENTION, "plain", refusals)
+    layout = current_layout()
+    if wanted == "auto" and splits_text(layout):
+        return Choice("blockwise", f"each row lies on {layout.ways('length')} devices, {layout.forms.context_form}")
+    otherwise = "plain" if platform() == "cpu" or case.bias else "blockwise"
+    return _choose("attention", wanted, PREFERRED_ATTENTION, otherwise, refusals)
 
 
 def choose_experts(wanted: str) -> Choice:
     """For the product of rows with their experts' matrices."""
-    return _choose("experts", wanted, FASTEST_EXPERTS, "ragged", lambda kernel: [])
+    return _choose("experts", wanted, PREFERRED_EXPERTS, "ragged", lambda kernel: [])
 
 
 def choose_scan(wanted: str) -> Choice:
     """For the chunks of Mamba-2's state space."""
-    return _choose("scan", wanted, FASTEST_SCAN, "plain", lambda kernel: [])
+    return _choose("scan", wanted, {}, "plain", lambda kernel: [])
 
 
-def _choose(field: str, wanted: str, fastest: dict[str, str], otherwise: str, refusals) -> Choice:
+def _choose(field: str, wanted: str, preferred: dict[str, str], otherwise: str, refusals) -> Choice:
     here = platform()
     if wanted != "auto":
         reasons = refusals(wanted)
@@ -90,9 +92,9 @@ def _choose(field: str, wanted: str, fastest: dict[str, str], otherwise: str, re
                 '"auto" to go by the platform'
             )
         return Choice(wanted, "as configured")
-    if here not in fastest:
+    if here not in preferred:
         return Choice(otherwise, f"on {here}")
-    reasons = refusals(fastest[here])
+    reasons = refusals(preferred[here])
     if reasons:
-        return Choice(otherwise, f"{fastest[here]} can't: {'; '.join(reasons)}")
-    return Choice(fastest[here], f"on {here}")
+        return Choice(otherwise, f"{preferred[here]} can't: {'; '.join(reasons)}")
+    return Choice(preferred[here], f"on {here}")

@@ -16,7 +16,7 @@ def run_numbers(positions_BT: jax.Array, segment_ids_BT: jax.Array | None, chunk
     A document's tokens must lie side by side, in their order.
     """
     if not chunk:
-        return segment_ids_BT
+        return None if segment_ids_BT is None else segment_ids_BT.astype(jnp.int32)
     chunk_BT = positions_BT // chunk
     changes_BT = chunk_BT[:, 1:] != chunk_BT[:, :-1]
     if segment_ids_BT is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,20 +35,16 @@ def _spec(layout: Layout, array: jax.Array | None, axes: Axes, divided: bool) ->
     if array is None:
         return PartitionSpec()
     whole = tuple(None if size == 1 else axis for size, axis in zip(array.shape, axes, strict=True))
-    spec = layout.rules.spec(_without_batch(whole, divided))
-    for size, axis, entry in zip(array.shape, axes, spec, strict=True):
-        if size % _ways(layout, entry):
+    whole = _without_batch(whole, divided)
+    for size, axis in zip(array.shape, whole, strict=True):
+        ways = 1 if axis is None else layout.ways(axis)
+        if size % ways:
             raise ValueError(
-                f"the mesh splits the axis {axis!r} of a kernel's operand, of size {size}, over {_ways(layout, entry)} "
-                f"devices ({entry}), which does not come out even: change the mesh, the heads or the kernel"
+                f"the mesh splits the axis {axis!r} of a kernel's operand, of size {size}, over {ways} devices, which "
+                "does not come out even: change the mesh, the heads or the kernel"
             )
-    return spec
+    return layout.rules.spec(whole)
 
 
 def _without_batch(axes: Axes, divided: bool) -> Axes:
     return tuple(None if axis == "batch" and not divided else axis for axis in axes)
-
-
-def _ways(layout: Layout, entry) -> int:
-    names = (entry,) if isinstance(entry, str) else entry or ()
-    return math.prod(layout.mesh.shape[name] for name in names)

@@ -1,12 +1,13 @@
 """Mamba-2's state space in chunks on TPUs, as a Pallas kernel (Dao and Gu 2024, section 6).
 
 Plain JAX writes the decays and scores of a chunk, [C, C] for every head, to the device's memory and reads them back.
-Here they stay on the chip: a program of the grid is one chunk of one head, the state goes from one to the next in
+Here they stay on the chip: a program of the grid is one chunk of one head, the states go from one chunk to the next in
 scratch memory, and the states at the beginnings of chunks are all that is kept for the backward pass, which computes
-each chunk again and pulls the cotangents back through it.
+each chunk again and pulls the cotangents back through it. The heads of a group take turns at a chunk, so what they
+share is fetched once, and its gradient is summed on the chip.
 
-Shape letters: B batch, T time, C and S time within a chunk, Q chunks, H heads, G groups of heads, P head width,
-N state. A letter 1 is an axis of size 1, which keeps arrays two-dimensional, as the chip has them.
+Shape letters: B batch, T time, C and S time within a chunk, Q chunks, H heads, G groups of heads, R heads of a
+group, P head width, N state. A letter 1 is an axis of size 1, which keeps arrays two-dimensional, as the chip has them.
 """
 
 from __future__ import annotations
@@ -123,57 +124,79 @@ def _dot_backward(kind, operands, grad):
 _dot.defvjp(lambda kind, a, b: (_dot(kind, a, b), (a, b)), _dot_backward)
 
 
-def _forward_kernel(first_ref, x_ref, decay_ref, write_ref, read_ref, document_ref, last_ref, y_ref, begin_ref, state):
+def _forward_kernel(first_ref, x_ref, decay_ref, write_ref, read_ref, document_ref, last_ref, y_ref, begin_ref, states):
     from jax.experimental import pallas as pl
+
+    head = pl.program_id(3)
 
     @pl.when(pl.program_id(2) == 0)
     def _():
-        state[...] = first_ref[...]
+        states[head] = first_ref[...]
 
-    begin_ref[...] = state[...]
+    begin_ref[...] = states[head]
     inputs = (ref[...] for ref in (x_ref, decay_ref, write_ref, read_ref, document_ref))
-    state[...], y_ref[...] = _chunk(state[...], *inputs)
-    last_ref[...] = state[...]
+    state_PN, y_ref[...] = _chunk(states[head], *inputs)
+    states[head] = last_ref[...] = state_PN
 
 
 def _backward_kernel(
-    begin_ref, x_ref, decay_ref, write_ref, read_ref, document_ref, grad_last_ref, grad_y_ref, *outputs_and_scratch
+    begin_ref,
+    x_ref,
+    decay_ref,
+    write_ref,
+    read_ref,
+    document_ref,
+    grad_last_ref,
+    grad_y_ref,
+    grad_x_ref,
+    grad_decay_ref,
+    grad_write_ref,
+    grad_read_ref,
+    grad_first_ref,
+    grad_states,
 ):
     from jax.experimental import pallas as pl
 
-    *gradients, grad_first_ref, grad_state = outputs_and_scratch
+    head = pl.program_id(3)
 
     @pl.when(pl.program_id(2) == 0)
     def _():
-        grad_state[...] = grad_last_ref[...]
+        grad_states[head] = grad_last_ref[...]
+
+    @pl.when(head == 0)
+    def _():
+        grad_write_ref[...] = jnp.zeros_like(grad_write_ref)
+        grad_read_ref[...] = jnp.zeros_like(grad_read_ref)
 
     document_1C = document_ref[...]
     inputs = [ref[...] for ref in (begin_ref, x_ref, decay_ref, write_ref, read_ref)]
     _, pull = jax.vjp(lambda *inputs: _chunk(*inputs, document_1C), *inputs)
-    grad_state[...], *found = pull((grad_state[...], grad_y_ref[...]))
-    for ref, gradient in zip(gradients, found, strict=True):
-        ref[...] = gradient.astype(ref.dtype)
-    grad_first_ref[...] = grad_state[...]
+    grad_state_PN, grad_x_CP, grad_decay_ref[...], grad_write_CN, grad_read_CN = pull(
+        (grad_states[head], grad_y_ref[...])
+    )
+    grad_states[head] = grad_first_ref[...] = grad_state_PN
+    grad_x_ref[...] = grad_x_CP
+    grad_write_ref[...] += grad_write_CN.astype(jnp.float32)
+    grad_read_ref[...] += grad_read_CN.astype(jnp.float32)
 
 
 class _Blocks:
-    """What a program of the grid (row, head, chunk) sees of each array; `order` maps the third to the chunk."""
+    """What a program of the grid (row, group, chunk, head of the group) sees of each array; `order` maps the third to
+    the chunk."""
 
-    def __init__(self, C, heads_of_group, order):
+    def __init__(self, C, R, order):
         from jax.experimental import pallas as pl
 
         spec = pl.BlockSpec
-        self.state = lambda P, N: spec((None, None, P, N), lambda b, h, q: (b, h, 0, 0))
-        self.begin = lambda P, N: spec((None, None, None, P, N), lambda b, h, q: (b, h, order(q), 0, 0))
-        self.head = lambda width: spec((None, None, C, width), lambda b, h, q: (b, h, order(q), 0))
-        # Not h // heads_of_group: rounding down asks for the sign, and that for the kind of TPU at hand.
-        group = lambda h: jax.lax.div(h, jnp.int32(heads_of_group))  # noqa: E731
-        self.group = lambda width: spec((None, None, C, width), lambda b, h, q: (b, group(h), order(q), 0))
-        self.decay = spec((None, None, None, 1, C), lambda b, h, q: (b, h, order(q), 0, 0))
-        self.document = spec((None, None, 1, C), lambda b, h, q: (b, order(q), 0, 0))
+        self.state = lambda P, N: spec((None, None, P, N), lambda b, g, q, r: (b, g * R + r, 0, 0))
+        self.begin = lambda P, N: spec((None, None, None, P, N), lambda b, g, q, r: (b, g * R + r, order(q), 0, 0))
+        self.head = lambda width: spec((None, None, C, width), lambda b, g, q, r: (b, g * R + r, order(q), 0))
+        self.group = lambda width: spec((None, None, C, width), lambda b, g, q, r: (b, g, order(q), 0))
+        self.decay = spec((None, None, None, 1, C), lambda b, g, q, r: (b, g * R + r, order(q), 0, 0))
+        self.document = spec((None, None, 1, C), lambda b, g, q, r: (b, order(q), 0, 0))
 
 
-def _call(kernel, grid, in_specs, out_specs, out_shapes, state_shape):
+def _call(kernel, grid, in_specs, out_specs, out_shapes, states_shape):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
@@ -183,8 +206,8 @@ def _call(kernel, grid, in_specs, out_specs, out_shapes, state_shape):
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=[jax.ShapeDtypeStruct(*shape) for shape in out_shapes],
-        scratch_shapes=[pltpu.VMEM(state_shape, jnp.float32)],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+        scratch_shapes=[pltpu.VMEM(states_shape, jnp.float32)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")),
         interpret=is_interpreting(),
     )
 
@@ -196,43 +219,42 @@ def _scan(C, state_BHPN, x_BHTP, decay_BHQ1C, write_BGTN, read_BGTN, document_BQ
 
 def _scan_forward(C, *inputs):
     state_BHPN, x_BHTP, _, write_BGTN, _, _ = inputs
-    (B, H, P, N), T = state_BHPN.shape, x_BHTP.shape[2]
-    blocks, Q = _Blocks(C, H // write_BGTN.shape[1], lambda q: q), T // C
+    (B, H, P, N), T, G = state_BHPN.shape, x_BHTP.shape[2], write_BGTN.shape[1]
+    R, Q = H // G, T // C
+    blocks = _Blocks(C, R, lambda q: q)
     last_BHPN, y_BHTP, begin_BHQPN = _call(
         _forward_kernel,
-        (B, H, Q),
+        (B, G, Q, R),
         [blocks.state(P, N), blocks.head(P), blocks.decay, blocks.group(N), blocks.group(N), blocks.document],
         [blocks.state(P, N), blocks.head(P), blocks.begin(P, N)],
         [((B, H, P, N), jnp.float32), ((B, H, T, P), jnp.float32), ((B, H, Q, P, N), jnp.float32)],
-        (P, N),
+        (R, P, N),
     )(*inputs)
     return (last_BHPN, y_BHTP), (begin_BHQPN, *inputs[1:])
 
 
 def _scan_backward(C, residuals, cotangents):
-    begin_BHQPN, x_BHTP, decay_BHQ1C, write_BGTN, read_BGTN, document_BQ1C = residuals
-    (B, H, Q, P, N), G, T = begin_BHQPN.shape, write_BGTN.shape[1], x_BHTP.shape[2]
+    begin_BHQPN, x_BHTP, decay_BHQ1C, write_BGTN, read_BGTN, _ = residuals
+    (B, H, Q, P, N), G = begin_BHQPN.shape, write_BGTN.shape[1]
     blocks = _Blocks(C, H // G, lambda q: Q - 1 - q)
     grad_x, grad_decay, grad_write, grad_read, grad_first = _call(
         _backward_kernel,
-        (B, H, Q),
+        (B, G, Q, H // G),
         [
             *(blocks.begin(P, N), blocks.head(P), blocks.decay, blocks.group(N), blocks.group(N), blocks.document),
             *(blocks.state(P, N), blocks.head(P)),
         ],
-        [blocks.head(P), blocks.decay, blocks.head(N), blocks.head(N), blocks.state(P, N)],
+        [blocks.head(P), blocks.decay, blocks.group(N), blocks.group(N), blocks.state(P, N)],
         [
             (x_BHTP.shape, x_BHTP.dtype),
             (decay_BHQ1C.shape, jnp.float32),
-            ((B, H, T, N), jnp.float32),
-            ((B, H, T, N), jnp.float32),
+            (write_BGTN.shape, jnp.float32),
+            (read_BGTN.shape, jnp.float32),
             ((B, H, P, N), jnp.float32),
         ],
-        (P, N),
+        (H // G, P, N),
     )(*residuals, *cotangents)
-    of_group = lambda grad, like: grad.reshape(B, G, H // G, T, N).sum(2).astype(like.dtype)  # noqa: E731
-    grad_write, grad_read = of_group(grad_write, write_BGTN), of_group(grad_read, read_BGTN)
-    return grad_first, grad_x, grad_decay, grad_write, grad_read, None
+    return grad_first, grad_x, grad_decay, grad_write.astype(write_BGTN.dtype), grad_read.astype(read_BGTN.dtype), None
 
 
 _scan.defvjp(_scan_forward, _scan_backward)

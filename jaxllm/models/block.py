@@ -17,6 +17,7 @@ from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.layers import layer_of
 from jaxllm.models.mup import branch_multiplier
 from jaxllm.models.norm import Norm, norm_spec, normalize
+from jaxllm.models.text_layers import run_layer
 from jaxllm.parallel.sharding import constrain
 
 
@@ -80,7 +81,7 @@ def run_block(
             return None, cache
         with jax.named_scope(name):
             normed = x_BTD if norm is None else normalize(norm, config.norm, x_BTD)
-            out_BTD, cache, reported = layer_of(mixer).apply(params, config, mixer, normed, context, cache)
+            out_BTD, cache, reported = run_layer(layer_of(mixer), params, config, mixer, normed, context, cache)
             statistics.update(reported)
             if post_norm is not None and residual.norm != "post":
                 out_BTD = normalize(post_norm, config.norm, out_BTD)
@@ -92,7 +93,7 @@ def run_block(
         x_BTD = x_BTD + _scaled_and_dropped(out_BTD, config, context, key)
         if residual.norm == "post":
             x_BTD = normalize(post_norm, config.norm, x_BTD)
-        return constrain(x_BTD, "batch", "length", None)
+        return constrain(x_BTD, "batch", "stream", None)
 
     mixed, mixer_cache = branch("mixer", p.mixer, block.mixer, p.mixer_norm, p.mixer_post_norm, x_BTD, caches.mixer)
     after = join(x_BTD, mixed, p.mixer_post_norm, keys[0])

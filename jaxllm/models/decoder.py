@@ -23,7 +23,7 @@ from jaxllm.models.mup import logit_multiplier
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.models.positions import sinusoids
 from jaxllm.models.segments import Remat, run_segments, segment_spec
-from jaxllm.parallel.sharding import constrain
+from jaxllm.parallel.sharding import constrain, gather_stream
 
 
 @struct.dataclass
@@ -142,6 +142,7 @@ def hidden_states(
         params.segments, config, config.segments(), x_BTD, context, caches, dropout_key=dropout_key, remat=remat
     )
     x_BTD = stream_BTD if params.norm is None else normalize(params.norm, config.norm, stream_BTD)
+    x_BTD = gather_stream(x_BTD)
     return Hidden(x_BTD, stream_BTD, None if caches is None else Cache(caches, cache.length_B + T), statistics)
 
 
@@ -169,7 +170,7 @@ def embed(
         x_BTD = x_BTD + _look_up(params.token_type, "position", types_BT, config)
     if params.embedding_norm is not None:
         x_BTD = normalize(params.embedding_norm, config.norm, x_BTD)
-    return constrain(dropout(x_BTD, config.dropout, dropout_key), "batch", "length", None)
+    return constrain(dropout(x_BTD, config.dropout, dropout_key), "batch", "stream", None)
 
 
 def token_rows(params: Decoder, config: ModelConfig, tokens_BT: jax.Array) -> jax.Array:

@@ -30,6 +30,10 @@ Statistics = dict[str, jax.Array]
 """What a layer reports of a batch: scalars and vectors by name."""
 
 
+def never(config: Any) -> bool:
+    return False
+
+
 class Layer(NamedTuple):
     """A kind of mixer, as functions of the model's config and its own.
 
@@ -39,11 +43,19 @@ class Layer(NamedTuple):
 
     With a cache, row b's tokens stand at `positions_BT[b]`, which follow one another; what the cache holds of earlier
     positions counts, what it holds of later ones does not.
+
+    `along_text(config)` says whether it depends on the order in which tokens lie, beyond their positions: by a state, a
+    convolution, or which of them come first.
     """
 
     spec: Callable[[Any, Any], Any]
     empty_cache: Callable[[Any, Any, int, int], Any]
     apply: Callable[..., tuple[jax.Array, Any, Statistics]]
+    along_text: Callable[[Any], bool] = never
+
+
+def always(config: Any) -> bool:
+    return True
 
 
 def no_cache(model: Any, config: Any, batch: int, length: int) -> None:

@@ -4,7 +4,8 @@ The float32 logits of a whole batch are the largest array of a training step (8 
 Here only one chunk of them lives at any moment, and the gradients are formed in the same pass, so the backward pass has
 no logits to recompute.
 
-Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary, N shards of the batch.
+Shape letters: B batch, T time, C chunk of time, D model width, V vocabulary, N devices that share the
+tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllm.parallel.sharding import constrain, current_layout
+from jaxllm.parallel.sharding import constrain, constrain_gradient, current_layout
+from jaxllm.parallel.text_order import splits_text
 
 # The positions of a chunk on one device: as many as keep its float32 logits within 2^22 elements (16 MB), at least
 # 1024. A chunk of n positions reads the head and reads and writes the sum of its gradient: 10 V D bytes for 6 n V D
@@ -54,6 +56,7 @@ def cross_entropy(
     always smaller than T when T > 1. Only the first output is differentiable, with respect to `x_BTD`, `head_VD` and
     `bias_V`. Raises ValueError for a chunk that does not divide T. z-loss: PaLM, Chowdhery et al. 2022, section 5.
     """
+    x_BTD, targets_BT, weights_BT = (_pieces(a) for a in (x_BTD, targets_BT, weights_BT))
     chunk = chunk or _pick_chunk(x_BTD.shape[0], x_BTD.shape[1], head_VD.shape[0])
     if x_BTD.shape[1] % chunk:
         raise ValueError(f"the loss chunk {chunk} must divide the sequence length {x_BTD.shape[1]}")
@@ -89,7 +92,7 @@ def _chunked(settings, x_BTD, head_VD, bias_V, targets_BT, weights_BT):
 
 def _chunked_forward(settings, x_BTD, head_VD, bias_V, targets_BT, weights_BT):
     """One pass gives loss and gradients: the loss is a scalar, so its cotangent can be multiplied in later."""
-    head, shards = _gathered(head_VD, x_BTD.dtype), _batch_shards()
+    head, shards = _gathered(head_VD, x_BTD.dtype), _shards()
     # M, all positions of a shard: contracting two axes would have the compiler for CPUs transpose copies, at 1.4 times
     # the cost.
     by_shard = lambda a: a.reshape(shards, -1, a.shape[-1])  # noqa: E731
@@ -105,25 +108,25 @@ def _chunked_forward(settings, x_BTD, head_VD, bias_V, targets_BT, weights_BT):
             grad_logits = grad_logits * (1 - jnp.square(logits / settings.softcap))
         grad_logits = grad_logits if settings.scale == 1 else grad_logits * settings.scale
         if bias_V is not None:
-            grad_bias_NV = constrain(grad_bias_NV + by_shard(grad_logits).sum(1), "batch", "vocab")
+            grad_bias_NV = constrain(grad_bias_NV + by_shard(grad_logits).sum(1), "rows", "vocab")
         grad_logits = grad_logits.astype(x_BCD.dtype)
         grad_x = jnp.einsum("BCV,VD->BCD", grad_logits, head)
         grad_head_NVD += jnp.einsum(
             "NMV,NMD->NVD", by_shard(grad_logits), by_shard(x_BCD), preferred_element_type=jnp.float32
         )
-        grad_head_NVD = constrain(grad_head_NVD, "batch", "vocab", None)
+        grad_head_NVD = constrain(grad_head_NVD, "rows", "vocab", None)
         return (jax.tree.map(jnp.add, sums_B, chunk_sums), grad_head_NVD, grad_bias_NV), grad_x
 
     # Each shard of the batch sums its own part of the head's gradient, and one reduction after the loop adds the parts:
     # a sum over the whole batch inside the loop would travel between the devices once a chunk.
-    grad_head_NVD = constrain(jnp.zeros((shards, *head_VD.shape), jnp.float32), "batch", "vocab", None)
-    grad_bias_NV = None if bias_V is None else constrain(jnp.zeros((shards, *bias_V.shape)), "batch", "vocab")
+    grad_head_NVD = constrain(jnp.zeros((shards, *head_VD.shape), jnp.float32), "rows", "vocab", None)
+    grad_bias_NV = None if bias_V is None else constrain(jnp.zeros((shards, *bias_V.shape)), "rows", "vocab")
     start = (_zero_sums(x_BTD.shape[0]), grad_head_NVD, grad_bias_NV)
     chunks = _chunks(settings.chunk, x_BTD, targets_BT, weights_BT)
     (sums_B, grad_head_NVD, grad_bias_NV), grad_chunks = jax.lax.scan(body, start, chunks)
     grad_x = jnp.moveaxis(grad_chunks, 0, 1).reshape(x_BTD.shape)
-    grad_head = constrain(grad_head_NVD.sum(0), "vocab", "embed")
-    grad_bias = None if bias_V is None else constrain(grad_bias_NV.sum(0), "vocab")
+    grad_head = constrain_gradient(grad_head_NVD.sum(0), "vocab", "embed")
+    grad_bias = None if bias_V is None else constrain_gradient(grad_bias_NV.sum(0), "vocab")
     # Only types travel with the residuals: zero-size arrays say what the gradients are cast to.
     types = jax.tree.map(lambda a: jnp.zeros((0,), a.dtype), (x_BTD, head_VD, bias_V))
     return _total(sums_B, settings.z_loss), ((grad_x, grad_head, grad_bias), types)
@@ -146,7 +149,7 @@ def _chunk_terms(settings, x_BCD, targets_BC, weights_BC, head_VD, bias_V):
     logits = logits if settings.scale == 1 else logits * settings.scale
     if settings.softcap:
         logits = settings.softcap * jnp.tanh(logits / settings.softcap)
-    logits = constrain(logits, "batch", None, "act_vocab")
+    logits = constrain(logits, "rows", None, "act_vocab")
     log_z = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0]
     correct = (target_logits >= logits.max(-1)) * weights_BC
@@ -161,7 +164,7 @@ def _gathered(head_VD, dtype):
 
 
 def _zero_sums(rows: int) -> CrossEntropy:
-    return CrossEntropy(*(constrain(jnp.zeros((rows,), jnp.float32), "batch") for _ in range(3)))
+    return CrossEntropy(*(constrain(jnp.zeros((rows,), jnp.float32), "rows") for _ in range(3)))
 
 
 def _total(sums_B: CrossEntropy, z_loss: float):
@@ -169,9 +172,20 @@ def _total(sums_B: CrossEntropy, z_loss: float):
     return sums.nll + z_loss * sums.z, sums
 
 
-def _batch_shards() -> int:
+def _pieces(a_BT: jax.Array) -> jax.Array:
+    """Rows cut into as many pieces as devices split them into, [pieces * B, T / pieces, ...]: a loop over chunks of a
+    piece keeps all devices busy, one over chunks of the row would keep them waiting for each other."""
     layout = current_layout()
-    return layout.batch_shards if layout else 1
+    if not splits_text(layout):
+        return a_BT
+    (B, T), pieces = a_BT.shape[:2], layout.ways("length")
+    a_BT = jnp.moveaxis(a_BT.reshape(B, pieces, T // pieces, *a_BT.shape[2:]), 1, 0)
+    return constrain(a_BT.reshape(pieces * B, T // pieces, *a_BT.shape[3:]), "rows", *[None] * (a_BT.ndim - 2))
+
+
+def _shards() -> int:
+    layout = current_layout()
+    return layout.ways("rows") if layout else 1
 
 
 def _chunks(chunk: int, *arrays):
@@ -182,7 +196,7 @@ def _chunks(chunk: int, *arrays):
 
 def _pick_chunk(batch: int, length: int, vocab: int) -> int:
     """The longest divisor of the length, short of the length itself, that fits the budget on each device."""
-    rows = max(1, batch // _batch_shards())
+    rows = max(1, batch // _shards())
     budget = max(CHUNK_ELEMENTS // vocab, CHUNK_POSITIONS)
     fitting = [c for c in range(1, max(2, length // 2 + 1)) if length % c == 0 and rows * c <= budget]
     return max(fitting, default=1)

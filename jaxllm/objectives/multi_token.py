@@ -16,13 +16,14 @@ from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.multi_token import run_modules
 from jaxllm.objectives.cross_entropy import cross_entropy
 from jaxllm.objectives.logits import head_terms
+from jaxllm.parallel.text_order import in_placed_order, in_text_order
 
 Batch = dict[str, jax.Array]
 
 
 def shifted(array_BT: jax.Array, steps: int) -> jax.Array:
-    """What stands `steps` places further on in the row; zeros beyond its end."""
-    return jnp.pad(array_BT, ((0, 0), (0, steps)))[:, steps:]
+    """What stands `steps` places further on in the text of the row; zeros beyond its end."""
+    return in_placed_order(jnp.pad(in_text_order(array_BT), ((0, 0), (0, steps)))[:, steps:])
 
 
 def further_targets(batch: Batch, depth: int) -> tuple[jax.Array, jax.Array]:

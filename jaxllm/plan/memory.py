@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh
 from jaxllm.models.decoder import decoder_spec
 from jaxllm.objectives.cross_entropy import CHUNK_ELEMENTS, CHUNK_POSITIONS
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.parallel.sharding import Layout
+from jaxllm.parallel.sharding import Layout, layout_of, param_shardings
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.optimizers import make_optimizer
@@ -19,7 +19,7 @@ from jaxllm.training.state import abstract_state
 
 RULES = {
     "weights": "float32, as the state's shardings divide them",
-    "gradients": "float32, divided as the weights are; twice that with accumulation",
+    "gradients": "float32, divided as mesh.zero says; twice that with accumulation",
     "optimizer": "the arrays that the update rule keeps",
     "average": "a copy of the weights where training.ema_decay is set",
     "activations": activations.RULE,
@@ -50,7 +50,7 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     Activations are divided over the axes that split the batch, not over the others: with tensor parallelism the real
     ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the batch.
     """
-    layout, training = Layout(abstract_mesh(experiment.mesh, devices)), experiment.training
+    layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
     spec = decoder_spec(model)
     optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
@@ -58,9 +58,14 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
     layers = activations.activations(model, rows, model.context_length, training.remat)
     weights = _bytes(state.params)
+    lie = param_shardings(spec, layout, layout.gradient_rules)
+    gradients = sum(
+        4 * math.prod(sharding.shard_shape(param.shape))
+        for param, sharding in zip(jax.tree.leaves(spec), jax.tree.leaves(lie), strict=True)
+    )
     return TrainingMemory(
         weights=weights,
-        gradients=weights * (2 if training.accumulation > 1 else 1),
+        gradients=gradients * (2 if training.accumulation > 1 else 1),
         optimizer=_bytes(state.opt_state),
         average=_bytes(state.ema),
         kept_activations=layers.kept,

@@ -20,11 +20,11 @@ from jaxllm.models.config import MoEConfig
 from jaxllm.models.declare import count
 from jaxllm.objectives.next_token import Batch, Metrics
 from jaxllm.objectives.routing import settle_routing
-from jaxllm.parallel.mesh import make_mesh
-from jaxllm.parallel.sharding import Layout
+from jaxllm.parallel.sharding import make_layout
 from jaxllm.training.checkpoints import Checkpoints
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
+from jaxllm.training.mesh_fit import check_mesh
 from jaxllm.training.metrics import MetricsLog
 from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
 from jaxllm.training.profiling import Profile
@@ -45,8 +45,8 @@ class Trainer:
         experiment = job.experiment
         config = experiment.training
         self.job, self.directory, self.reporter, self.config = job, directory, reporter, config
-        self.layout = Layout(make_mesh(experiment.mesh))
-        _check_batch(experiment, self.layout)
+        self.layout = make_layout(experiment.mesh)
+        check_mesh(experiment, self.layout.mesh.shape)
         _check_balance(experiment)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
         self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
@@ -106,6 +106,7 @@ class Trainer:
             self.schedule,
             config,
             dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
+            spec=self.job.spec,
             after_update=settle_routing(model),
         )
         rows, length = config.batch_size, model.context_length
@@ -274,16 +275,6 @@ class Trainer:
         """This process's rows as its part of a global array."""
         sharding = self.layout.sharding("batch", "length")
         return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-
-
-def _check_batch(experiment: Experiment, layout: Layout) -> None:
-    rows = experiment.training.batch_size // experiment.training.accumulation
-    if rows % layout.batch_shards:
-        raise ValueError(
-            f"a microbatch of {rows} rows (training.batch_size / training.accumulation) cannot be split over the "
-            f"{layout.batch_shards} devices of the data and fsdp axes: make it a multiple of {layout.batch_shards}, "
-            "or change the mesh"
-        )
 
 
 def _check_balance(experiment: Experiment) -> None:

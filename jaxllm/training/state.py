@@ -41,14 +41,15 @@ def initial_state(spec: Spec, optimizer: optax.GradientTransformation, seed: int
 def state_shardings(state: TrainState, spec: Spec, layout: Layout) -> TrainState:
     """A sharding for each leaf of the (abstract) state.
 
-    What the optimizer keeps in a parameter's image (same path end, same shape) lies as the parameter does; all else is
-    replicated.
+    What the optimizer keeps in a parameter's image (same path end, same shape) lies as the layout's state rules say,
+    and so does a moving average; all else is replicated.
     """
-    params = param_shardings(spec, layout)
+    params, state_images = param_shardings(spec, layout), param_shardings(spec, layout, layout.state_rules)
     replicated = NamedSharding(layout.mesh, PartitionSpec())
     declared = jax.tree_util.tree_leaves_with_path(spec)
     images = {
-        path: (param.shape, sharding) for (path, param), sharding in zip(declared, jax.tree.leaves(params), strict=True)
+        path: (param.shape, sharding)
+        for (path, param), sharding in zip(declared, jax.tree.leaves(state_images), strict=True)
     }
 
     def place(path, leaf):
@@ -59,7 +60,9 @@ def state_shardings(state: TrainState, spec: Spec, layout: Layout) -> TrainState
         return replicated
 
     opt_state = jax.tree_util.tree_map_with_path(place, state.opt_state)
-    return TrainState(replicated, params, opt_state, None if state.ema is None else params, replicated, replicated)
+    return TrainState(
+        replicated, params, opt_state, None if state.ema is None else state_images, replicated, replicated
+    )
 
 
 def make_state(

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxllm.models.declare import Spec
 from jaxllm.objectives.next_token import Batch, Metrics, Objective, Scheduled
-from jaxllm.parallel.sharding import Layout, use_layout
+from jaxllm.parallel.sharding import Layout, constrain_gradients, constrain_updates, use_layout
+from jaxllm.parallel.text_order import arrange
 from jaxllm.training.experiment import TrainingConfig
 from jaxllm.training.state import TrainState
 
@@ -24,9 +26,12 @@ def make_step(
     config: TrainingConfig,
     *,
     dropout: bool = False,
+    spec: Spec | None = None,
     after_update: Callable[[Any, Any, Metrics], tuple[Any, Metrics]] | None = None,
 ) -> Step:
     """The pure step: (state, batch of [batch_size, T] arrays) -> (state, metrics).
+
+    With the parameters' declarations in `spec`, gradients and updates lie where the layout's tables say (ZeRO).
 
     `after_update` is for what no optimizer should do: from the parameters before and after its update and the metrics
     of the whole batch it makes the parameters to go on with, and the metrics to report.
@@ -37,11 +42,12 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step) if dropout else None
         current = objective.at(state.step) if isinstance(objective, Scheduled) else objective
-        loss, metrics, grads = _accumulate(current, state.params, batch, key, config.accumulation)
+        loss, metrics, grads = _accumulate(current, state.params, batch, key, config.accumulation, spec)
         grad_norm = optax.tree.norm(grads)
         if config.grad_clip:
             grads = _scale(grads, jnp.minimum(1.0, config.grad_clip / (grad_norm + 1e-6)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = updates if spec is None else constrain_updates(spec, updates)
         params = optax.apply_updates(state.params, updates)
         if after_update is not None:
             params, metrics = after_update(state.params, params, metrics)
@@ -71,7 +77,7 @@ def jit_step(step: Step, layout: Layout, shardings: TrainState) -> Step:
 
     def placed(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with use_layout(layout):
-            return step(state, batch)
+            return step(state, arrange(batch))
 
     return jax.jit(placed, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None), donate_argnums=0)
 
@@ -85,16 +91,22 @@ def make_evaluation(objective: Objective, layout: Layout, token_bytes: Any) -> C
 
     def evaluate(params: Any, batch: Batch) -> Metrics:
         with use_layout(layout):
-            _, metrics = objective(params, batch, None)
+            _, metrics = objective(params, arrange(batch), None)
         bytes_of_text = (lengths_V[batch["targets"]] * batch["weights"]).sum()
         return {"nll": metrics["nll"] * metrics["weight"], "weight": metrics["weight"], "bytes": bytes_of_text}
 
     return jax.jit(evaluate, in_shardings=(None, layout.sharding("batch", "length")))
 
 
-def _accumulate(objective: Objective, params: Any, batch: Batch, key: jax.Array | None, microbatches: int):
+def _accumulate(
+    objective: Objective, params: Any, batch: Batch, key: jax.Array | None, microbatches: int, spec: Spec | None
+):
     """Loss, metrics and gradients of the whole batch: the weighted mean over microbatches, one after another."""
-    differentiate = jax.value_and_grad(objective, has_aux=True)
+
+    def differentiate(params, batch, key):
+        value, grads = jax.value_and_grad(objective, has_aux=True)(params, batch, key)
+        return value, grads if spec is None else constrain_gradients(spec, grads)
+
     if microbatches == 1:
         (loss, metrics), grads = differentiate(params, batch, key)
         return loss, metrics, grads

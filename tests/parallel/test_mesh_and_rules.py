@@ -1,4 +1,5 @@
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -8,7 +9,8 @@ from jaxllm.parallel.sharding import Layout, Rules, param_shardings
 
 
 def test_minus_one_takes_what_is_left():
-    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    sizes = {"data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
+    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == sizes
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_a_misspelt_axis_is_an_error():
 
 def test_rules_name_mesh_axes():
     assert Rules().spec(("embed", "heads", "head_dim")) == PartitionSpec("fsdp", "tensor", None)
-    assert Rules().spec(("batch", None)) == PartitionSpec(("data", "fsdp"), None)
+    assert Rules().spec(("batch", None)) == PartitionSpec(("data", "fsdp", "expert"), None)
 
 
 def test_parameters_that_do_not_divide_are_named():
@@ -58,3 +60,41 @@ def test_parameters_that_do_not_divide_are_named():
 def test_the_batch_is_split_over_data_and_fsdp():
     assert Layout(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))).batch_shards == 4
     assert len(jax.devices()) == 8
+
+
+def test_replicas_are_spread_over_slices_and_the_rest_stays_inside():
+    # Devices of two slices, not in order: even ones in the one, odd ones in the other.
+    slice_of = lambda device: device.id % 2  # noqa: E731
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2, slices=2), slice_of=slice_of)
+    ids = np.vectorize(lambda device: device.id)(mesh.devices).reshape(4, 2)
+    assert (ids[:2] % 2 == 0).all() and (ids[2:] % 2 == 1).all()
+    assert sorted(ids.ravel()) == list(range(8))
+    collectives = {tuple(row) for row in ids.tolist()}
+    assert all(len({i % 2 for i in group}) == 1 for group in collectives), "what fsdp sends stays in a slice"
+
+
+@pytest.mark.parametrize(
+    ("config", "group", "message"),
+    [
+        (MeshConfig(data=1, fsdp=8, slices=2), 4, "mesh.data=1 must be a multiple of mesh.slices=2"),
+        (
+            MeshConfig(data=8, slices=4),
+            4,
+            r"mesh.slices=4, but the 8 devices lie in 2 slice\(s\): set mesh.slices to 2",
+        ),
+        (MeshConfig(data=8), 4, r"mesh.slices=1, but the 8 devices lie in 2 slice\(s\)"),
+        (MeshConfig(data=8, slices=2), 5, r"each slice needs 4 devices, but slices have \{0: 5, 1: 3\}"),
+    ],
+)
+def test_slices_that_do_not_fit(config, group, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(config, slice_of=lambda device: device.id // group)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"slices": 0}, "mesh.slices must be at least 1"), ({"exchange_room": 0.5}, "less than an even share")],
+)
+def test_fields_that_make_no_sense(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MeshConfig(**fields)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec
 
+from jaxllm.models.channels.exchange import plan_exchange, send, send_back
 from jaxllm.models.channels.grouped import grouped_product
 from jaxllm.models.channels.mlp import activate
 from jaxllm.models.channels.routing import Routing, Slots
@@ -20,7 +21,7 @@ from jaxllm.models.config import ModelConfig, MoEConfig
 from jaxllm.models.declare import Param, zeros
 from jaxllm.models.einsum import einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
-from jaxllm.parallel.sharding import Layout, constrain, current_layout
+from jaxllm.parallel.sharding import Layout, axis_names, constrain, current_layout
 
 
 @struct.dataclass
@@ -63,56 +64,62 @@ def with_slots(p: Experts, config: MoEConfig, x_BTD: jax.Array, slots: Slots) ->
     """Each expert works on its slots of every row; what no expert holds gets zeros."""
     rows_B11 = jnp.arange(x_BTD.shape[0])[:, None, None]
     x_BECD = x_BTD.at[rows_B11, slots.token_BEC].get(mode="fill", fill_value=0)
-    x_BECD = constrain(x_BECD, "batch", "act_expert", None, None)
+    # With experts on different devices this is where tokens travel: from rows of the batch to slots of the experts.
+    x_BECD = constrain(x_BECD, "expert_batch", "act_expert", None, None)
     per_slot = lambda bias: None if bias is None else bias[:, None]  # noqa: E731
     up_BECF = _plus(einsum("BECD,EDF->BECF", x_BECD, p.up), per_slot(p.up_bias))
     gate_BECF = None
     if p.gate is not None:
         gate_BECF = _plus(einsum("BECD,EDF->BECF", x_BECD, p.gate), per_slot(p.gate_bias))
-    hidden_BECF = constrain(activate(config.activation, gate_BECF, up_BECF), "batch", "act_expert", None, "act_mlp")
+    hidden_BECF = activate(config.activation, gate_BECF, up_BECF)
+    hidden_BECF = constrain(hidden_BECF, "expert_batch", "act_expert", None, "act_mlp")
     out_BECD = _plus(einsum("BECF,EFD->BECD", hidden_BECF, p.down), per_slot(p.down_bias))
     weighted_BECD = out_BECD.astype(jnp.float32) * slots.weight_BEC[..., None]
     out_BTD = jnp.zeros(x_BTD.shape, jnp.float32).at[rows_B11, slots.token_BEC].add(weighted_BECD, mode="drop")
     return constrain(out_BTD.astype(x_BTD.dtype), "batch", "length", None)
 
 
-def sorted_by_expert(p: Experts, config: MoEConfig, x_BTD: jax.Array, routing: Routing) -> jax.Array:
-    """No token is dropped: tokens lie in the order of their experts, and each expert multiplies its own.
+def sorted_by_expert(
+    p: Experts, config: MoEConfig, x_BTD: jax.Array, routing: Routing, kernel: str = "auto"
+) -> tuple[jax.Array, jax.Array | None]:
+    """Tokens lie in the order of their experts, and each expert multiplies its own; [B, T, D], and how many of all
+    assignments were kept, None for all of them.
 
-    On a mesh every device sorts the tokens it has and multiplies them with its part of all experts' hidden units, so
-    tokens do not travel.
+    On a mesh every device sorts the tokens it has and multiplies them with its part of the experts' hidden units. Where
+    experts lie on different devices too, tokens travel to them (`channels.exchange`), and may find no room if the
+    layout limits it; else none is dropped.
     """
     layout = current_layout()
     if layout is None or layout.mesh.size == 1:
-        return _sorted_locally(config, None, p, x_BTD, routing)
+        return _sorted_locally(config, None, kernel, p, x_BTD, routing)
     # Rows that the mesh does not divide lie whole on every device.
     divided = x_BTD.shape[0] % layout.batch_shards == 0
     along = layout.rules.spec(("batch" if divided else None, "length", None))
-    parts = _hidden_parts(p, layout)
+    exchanged = layout.ways("expert") > 1
     local = jax.shard_map(
-        partial(_sorted_locally, config, layout.rules.mlp),
+        partial(_sorted_locally, config, layout, kernel),
         mesh=layout.mesh,
-        in_specs=(parts, along, Routing(along, along)),
-        out_specs=along,
+        in_specs=(_hidden_parts(p, layout), along, Routing(along, along)),
+        out_specs=(along, PartitionSpec() if exchanged else None),
         check_vma=False,
     )
     return local(p, x_BTD, routing)
 
 
 def _hidden_parts(p: Experts, layout: Layout) -> Experts:
-    """Hidden units are split as the rules say; experts and the stream's width are gathered."""
-    mlp = layout.rules.mlp
+    """Experts and hidden units are split as the rules say; the stream's width is gathered."""
+    expert, mlp = layout.rules.expert, layout.rules.mlp
     return Experts(
-        up=PartitionSpec(None, None, mlp),
-        gate=None if p.gate is None else PartitionSpec(None, None, mlp),
-        down=PartitionSpec(None, mlp),
-        up_bias=None if p.up_bias is None else PartitionSpec(None, mlp),
-        gate_bias=None if p.gate_bias is None else PartitionSpec(None, mlp),
+        up=PartitionSpec(expert, None, mlp),
+        gate=None if p.gate is None else PartitionSpec(expert, None, mlp),
+        down=PartitionSpec(expert, mlp),
+        up_bias=None if p.up_bias is None else PartitionSpec(expert, mlp),
+        gate_bias=None if p.gate_bias is None else PartitionSpec(expert, mlp),
         down_bias=None if p.down_bias is None else PartitionSpec(),
     )
 
 
-def _sorted_locally(config: MoEConfig, summed_over, p: Experts, x_BTD, routing: Routing):
+def _sorted_locally(config: MoEConfig, layout: Layout | None, kernel: str, p: Experts, x_BTD, routing: Routing):
     (B, T, K), D = routing.expert_BTK.shape, x_BTD.shape[-1]
     expert_R = routing.expert_BTK.reshape(-1)
     order_R = jnp.argsort(expert_R, stable=True)
@@ -120,24 +127,35 @@ def _sorted_locally(config: MoEConfig, summed_over, p: Experts, x_BTD, routing: 
     sorted_R = expert_R[order_R]
     # Padding is sorted behind the last expert and belongs to no group.
     sizes_E = jnp.diff(jnp.searchsorted(sorted_R, jnp.arange(config.num_experts + 1))).astype(jnp.int32)
-    group_R = jnp.minimum(sorted_R, config.num_experts - 1)
-
-    def affine(x_RD, weight, bias):
-        y = grouped_product(x_RD, weight, sizes_E)
-        return y if bias is None else y + bias.astype(y.dtype)[group_R]
-
-    x_RD = _to_experts(x_BTD.reshape(-1, D), order_R, place_R, K)
-    gate_RF = None if p.gate is None else affine(x_RD, p.gate, p.gate_bias)
-    hidden_RF = activate(config.activation, gate_RF, affine(x_RD, p.up, p.up_bias))
-    out_RD = grouped_product(hidden_RF, p.down, sizes_E)
+    x_RD, kept = _to_experts(x_BTD.reshape(-1, D), order_R, place_R, K), None
+    if layout is None or layout.ways("expert") == 1:
+        out_RD = _experts(p, config, kernel, x_RD, sorted_R, sizes_E)
+    else:
+        exchange = plan_exchange(layout.forms, layout.rules.expert, sorted_R, sizes_E)
+        out_MD = _experts(p, config, kernel, send(exchange, x_RD), exchange.expert_M, exchange.sizes_L)
+        out_RD = send_back(exchange, out_MD)
+        kept = jax.lax.psum(exchange.kept, axis_names(layout.rules.batch) + axis_names(layout.rules.length))
     out_BTKD = _permuted(out_RD, place_R, order_R).reshape(B, T, K, D).astype(jnp.float32)
     out_BTD = jnp.einsum("BTKD,BTK->BTD", out_BTKD, routing.weight_BTK)
-    if summed_over:
-        out_BTD = jax.lax.psum(out_BTD, summed_over)
+    if layout is not None and layout.ways("mlp") > 1:
+        out_BTD = jax.lax.psum(out_BTD, layout.rules.mlp)
     if p.down_bias is not None:
         bias_BTKD = p.down_bias[jnp.minimum(routing.expert_BTK, config.num_experts - 1)]
         out_BTD = out_BTD + jnp.einsum("BTKD,BTK->BTD", bias_BTKD, routing.weight_BTK)
-    return out_BTD.astype(x_BTD.dtype)
+    return out_BTD.astype(x_BTD.dtype), kept
+
+
+def _experts(p: Experts, config: MoEConfig, kernel: str, x_RD, expert_R, sizes_E):
+    """Rows in the order of their experts through these; those of none come last."""
+    group_R = jnp.minimum(expert_R, sizes_E.shape[0] - 1)
+
+    def affine(x_RD, weight, bias):
+        y = grouped_product(x_RD, weight, sizes_E, kernel)
+        return y if bias is None else y + bias.astype(y.dtype)[group_R]
+
+    gate_RF = None if p.gate is None else affine(x_RD, p.gate, p.gate_bias)
+    hidden_RF = activate(config.activation, gate_RF, affine(x_RD, p.up, p.up_bias))
+    return grouped_product(hidden_RF, p.down, sizes_E, kernel)
 
 
 # A gather's derivative is a scatter, which takes its rows one by one on a CPU and with atomic additions on a GPU. That

@@ -16,6 +16,7 @@ from jaxllm.models.channels.routing import (
     choose_tokens,
     expert_choice_statistics,
     fill_slots,
+    kept_in,
     route,
     router_logits,
     routing_statistics,
@@ -41,9 +42,9 @@ def moe_spec(model: ModelConfig, config: MoEConfig) -> MoE:
     D, E = model.d_model, config.num_experts
     reads = out_of_stream(model, fan_in=D)
     return MoE(
-        router=Param((D, E), ("embed", "expert"), reads),
-        router_bias=Param((E,), ("expert",), zeros) if config.router_bias else None,
-        selection_bias=Param((E,), ("expert",), zeros) if config.balance_rate >= 0 else None,
+        router=Param((D, E), ("embed", "router"), reads),
+        router_bias=Param((E,), ("router",), zeros) if config.router_bias else None,
+        selection_bias=Param((E,), ("router",), zeros) if config.balance_rate >= 0 else None,
         experts=experts_spec(model, config),
         shared=mlp_spec(model, _shared(config)) if config.shared_d_ff else None,
         shared_gate=Param((D,), ("residual",), reads) if config.shared_gate else None,
@@ -60,6 +61,11 @@ def moe_cache(model: ModelConfig, config: MoEConfig, batch: int, length: int) ->
             "a model whose experts choose tokens (moe.router=expert_choice) looks ahead in the text and cannot generate"
         )
     return jnp.zeros((batch, 0)) if config.dispatch == "capacity" else None
+
+
+def fills_slots(config: MoEConfig) -> bool:
+    """Whether experts have slots for a row's tokens, which the first of them take."""
+    return config.dispatch == "capacity" or config.router == "expert_choice"
 
 
 def moe(
@@ -80,15 +86,16 @@ def moe(
     else:
         routing = route(config, logits_BTE, p.selection_bias, valid_BT)
         dispatch = "dropless" if config.dispatch == "capacity" and cache is not None else config.dispatch
-        slots = fill_slots(config, routing) if dispatch == "capacity" else None
+        kept = None
         match dispatch:
             case "dropless":
-                out_BTD = sorted_by_expert(p.experts, config, x_BTD, routing)
+                out_BTD, kept = sorted_by_expert(p.experts, config, x_BTD, routing, model.kernels.experts)
             case "capacity":
-                out_BTD = with_slots(p.experts, config, x_BTD, slots)
+                slots = fill_slots(config, routing)
+                out_BTD, kept = with_slots(p.experts, config, x_BTD, slots), kept_in(slots, x_BTD.shape[1])
             case "dense":
                 out_BTD = every_expert(p.experts, config, x_BTD, routing)
-        statistics = routing_statistics(config, logits_BTE, routing, slots, valid_BT)
+        statistics = routing_statistics(config, logits_BTE, routing, kept, valid_BT)
     if p.shared is not None:
         shared_BTD, _, _ = mlp(p.shared, model, _shared(config), x_BTD, context, None)
         if p.shared_gate is not None:

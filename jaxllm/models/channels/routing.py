@@ -105,6 +105,11 @@ def fill_slots(config: MoEConfig, routing: Routing) -> Slots:
     return Slots(*jax.vmap(fill)(flat(routing.expert_BTK), flat(routing.weight_BTK)))
 
 
+def kept_in(slots: Slots, length: int) -> jax.Array:
+    """How many tokens the slots of rows of `length` hold."""
+    return (slots.token_BEC < length).sum()
+
+
 def choose_tokens(config: MoEConfig, logits_BTE: jax.Array, valid_BT: jax.Array) -> Slots:
     """Experts choose their top C tokens of each row (Zhou et al. 2022): the load is even, but whether a token is chosen
     depends on the tokens after it."""
@@ -116,18 +121,18 @@ def choose_tokens(config: MoEConfig, logits_BTE: jax.Array, valid_BT: jax.Array)
 
 
 def routing_statistics(
-    config: MoEConfig, logits_BTE: jax.Array, routing: Routing, slots: Slots | None, valid_BT: jax.Array
+    config: MoEConfig, logits_BTE: jax.Array, routing: Routing, kept: jax.Array | None, valid_BT: jax.Array
 ) -> Statistics:
-    """What the choice of the tokens was like; padding does not count.
+    """What the choice of the tokens was like; padding does not count. `kept`: assignments not dropped, None for all.
 
     `load` [E]: part of all assignments that each expert got, before any were dropped. `dropped`: part of them that
-    found no slot. `router_loss`: the weighted losses of this layer.
+    found no place. `router_loss`: the weighted losses of this layer.
     """
     chosen_BTKE = routing.expert_BTK[..., None] == jnp.arange(config.num_experts)
     count_BE = chosen_BTKE.sum((1, 2), dtype=jnp.float32)
     total = jnp.maximum(count_BE.sum(), 1.0)
     load_E = count_BE.sum(0) / total
-    kept = total if slots is None else (slots.token_BEC < logits_BTE.shape[1]).sum()
+    kept = total if kept is None else kept
     return {
         "load": load_E,
         "dropped": jnp.where(count_BE.sum() > 0, 1 - kept / total, 0.0),

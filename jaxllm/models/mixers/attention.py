@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, ones, zeros
 from jaxllm.models.einsum import affine
@@ -19,8 +20,8 @@ from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.alibi import alibi_bias
 from jaxllm.models.mixers.dot_product import dot_product_attention
 from jaxllm.models.mixers.kv_cache import KVCache, empty_kv_cache, remember
-from jaxllm.models.mixers.masks import visible
 from jaxllm.models.mixers.rope import depends_on_length, rope_angles, rotate, text_lengths
+from jaxllm.models.mixers.row_attention import row_attention
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.parallel.sharding import constrain
 
@@ -90,35 +91,24 @@ def attention(
     Without a cache a query sees keys of its own segment; with one, all of its row. Of those it sees the ones that
     causality, window and chunk leave.
     """
-    positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
+    positions_BT = context.positions_BT
     q_BTHK, k_BTGK = _queries_and_keys(p, model, config, x_BTD, context, cache)
     v_BTGK = affine("BTD,DHK->BTHK", x_BTD, p.value, p.value_bias)
+    scores = {"softcap": config.softcap, "sinks": p.sinks, "scale": _scale(model, config)}
+    reach = Reach(config.causal, config.window, config.chunk)
     if cache is None:
-        k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
-        v_BSGK = constrain(v_BTGK, "batch", None, "act_heads", None)
-        key_positions = positions_BT
+        segment_ids = context.segment_ids_BT
         if segment_ids is None and not config.causal and context.valid_BT is not None:
             segment_ids = context.valid_BT  # nothing else would hide the padding
+        bias = _bias(model, config, context, positions_BT, k_BTGK.shape[1])
+        mixed_BTHK = row_attention(
+            model.kernels, q_BTHK, k_BTGK, v_BTGK, Places(positions_BT, segment_ids), reach, bias=bias, **scores
+        )
     else:
-        segment_ids = None
         cache, k_BSGK, v_BSGK, key_positions = remember(cache, k_BTGK, v_BTGK, positions_BT, context.valid_BT)
-    mixed_BTHK = dot_product_attention(
-        q_BTHK,
-        k_BSGK,
-        v_BSGK,
-        visible(
-            positions_BT,
-            key_positions,
-            segment_ids,
-            causal=config.causal,
-            window=config.window,
-            chunk=config.chunk,
-        ),
-        bias=_bias(model, config, context, key_positions, k_BSGK.shape[1]),
-        softcap=config.softcap,
-        sinks=p.sinks,
-        scale=_scale(model, config),
-    )
+        mask_BTS = visible(Places(positions_BT, None), Places(key_positions, None), reach)
+        bias = _bias(model, config, context, key_positions, k_BSGK.shape[1])
+        mixed_BTHK = dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask_BTS, bias=bias, **scores)
     if p.gate is not None:
         gate_BTHK = affine("BTD,DHK->BTHK", x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
         mixed_BTHK = mixed_BTHK * jax.nn.sigmoid(gate_BTHK).astype(mixed_BTHK.dtype)

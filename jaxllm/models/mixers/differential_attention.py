@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models.config import DifferentialAttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, normal, zeros
 from jaxllm.models.einsum import affine, einsum
@@ -22,8 +23,8 @@ from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.dot_product import dot_product_attention
 from jaxllm.models.mixers.kv_cache import KVCache, empty_kv_cache, remember
-from jaxllm.models.mixers.masks import visible
 from jaxllm.models.mixers.rope import depends_on_length, rope_angles, rotate, text_lengths
+from jaxllm.models.mixers.row_attention import row_attention
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.parallel.sharding import constrain
 
@@ -95,23 +96,21 @@ def differential_attention(
     q_BTHMK, k_BTGMK = _queries_and_keys(p, model, config, x_BTD, context, cache)
     v_BTGV = affine("BTD,DGV->BTGV", x_BTD, p.value, p.value_bias)
     k_BTGX = k_BTGMK.reshape(*k_BTGMK.shape[:3], -1)  # both maps side by side
+    reach = Reach(window=config.window)
     if cache is None:
-        segment_ids, key_positions = context.segment_ids_BT, context.positions_BT
-        k_BSGX, v_BSGV = (constrain(x, "batch", None, "act_heads", None) for x in (k_BTGX, v_BTGV))
+        k_BSGX, v_BSGV, places = k_BTGX, v_BTGV, Places(context.positions_BT, context.segment_ids_BT)
+        attend = lambda q, k: row_attention(model.kernels, q, k, v_BSGV, places, reach)  # noqa: E731
     else:
-        segment_ids = None
         cache, k_BSGX, v_BSGV, key_positions = remember(cache, k_BTGX, v_BTGV, context.positions_BT, context.valid_BT)
+        mask_BTS = visible(Places(context.positions_BT, None), Places(key_positions, None), reach)
+        attend = lambda q, k: dot_product_attention(q, k, v_BSGV, mask_BTS)  # noqa: E731
     k_BSGMK = k_BSGX.reshape(*k_BSGX.shape[:3], *k_BTGMK.shape[3:])
-    mask_BTS = visible(context.positions_BT, key_positions, segment_ids, window=config.window)
     if config.version == 1:
-        maps = (
-            dot_product_attention(q_BTHMK[..., m, :], k_BSGMK[..., m, :], v_BSGV, mask_BTS).astype(jnp.float32)
-            for m in range(2)
-        )
+        maps = (attend(q_BTHMK[..., m, :], k_BSGMK[..., m, :]).astype(jnp.float32) for m in range(2))
         mixed_BTHV, lambda_ = _difference_1(p, model, config, *maps, context.layer)
     else:
         B, T, H, M, K = q_BTHMK.shape
-        both = dot_product_attention(q_BTHMK.reshape(B, T, H * M, K), k_BSGMK[..., 0, :], v_BSGV, mask_BTS)
+        both = attend(q_BTHMK.reshape(B, T, H * M, K), k_BSGMK[..., 0, :])
         both_BTHMV = both.astype(jnp.float32).reshape(B, T, H, M, -1)
         lambda_ = jax.nn.sigmoid(einsum("BTD,DH->BTH", x_BTD, p.lambda_token).astype(jnp.float32))
         mixed_BTHV = both_BTHMV[..., 0, :] - lambda_[..., None] * both_BTHMV[..., 1, :]

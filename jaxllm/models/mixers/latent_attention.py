@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models.config import LatentAttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, zeros
 from jaxllm.models.einsum import affine, einsum
@@ -22,7 +23,6 @@ from jaxllm.models.initializers import into_stream, out_of_stream
 from jaxllm.models.layer import Context, Statistics
 from jaxllm.models.mixers.dot_product import dot_product_attention
 from jaxllm.models.mixers.kv_cache import write
-from jaxllm.models.mixers.masks import visible
 from jaxllm.models.mixers.rope import (
     Angles,
     depends_on_length,
@@ -32,6 +32,7 @@ from jaxllm.models.mixers.rope import (
     text_lengths,
     yarn_mscale,
 )
+from jaxllm.models.mixers.row_attention import row_attention
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.parallel.sharding import constrain
 
@@ -116,7 +117,7 @@ def latent_attention(
 
     Without a cache a query sees its own segment up to itself; with one, all of its row up to itself.
     """
-    positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
+    positions_BT, scale = context.positions_BT, latent_scale(model, config)
     angles = _angles(model, config, context, cache)
     q_BTHK = _queries(p, config, x_BTD, angles)
     latent_BSC = normalize(p.latent_norm, _norm_config(config), affine("BTD,DF->BTF", x_BTD, p.latent, p.latent_bias))
@@ -124,19 +125,20 @@ def latent_attention(
     if angles is not None:
         rope_key_BSR = rotate(rope_key_BSR[:, :, None], *angles)[:, :, 0]
     if cache is None:
-        key_positions = positions_BT
+        k_BTHK, v_BTHV = keys_and_values(p, latent_BSC, rope_key_BSR)
+        places = Places(positions_BT, context.segment_ids_BT)
+        mixed_BTHV = row_attention(
+            model.kernels, q_BTHK, k_BTHK, v_BTHV, places, Reach(), bias=context.bias, scale=scale
+        )
     else:
         start_B = positions_BT[:, 0]
         cache = LatentCache(
             write(cache.latent_BSC, latent_BSC, start_B), write(cache.rope_key_BSR, rope_key_BSR, start_B)
         )
-        latent_BSC, rope_key_BSR = cache.latent_BSC, cache.rope_key_BSR
-        key_positions, segment_ids = jnp.arange(latent_BSC.shape[1])[None], None
-    mask_BTS = visible(positions_BT, key_positions, segment_ids)
-    attend = absorbed_attention if cache is not None and absorbing_pays(config, x_BTD.shape[1]) else naive_attention
-    mixed_BTHV = attend(
-        p, q_BTHK, latent_BSC, rope_key_BSR, mask_BTS, bias=context.bias, scale=latent_scale(model, config)
-    )
+        key_positions = jnp.arange(cache.latent_BSC.shape[1])[None]
+        mask_BTS = visible(Places(positions_BT, None), Places(key_positions, None), Reach())
+        attend = absorbed_attention if absorbing_pays(config, x_BTD.shape[1]) else naive_attention
+        mixed_BTHV = attend(p, q_BTHK, cache.latent_BSC, cache.rope_key_BSR, mask_BTS, bias=context.bias, scale=scale)
     out_BTD = affine("BTHV,HVD->BTD", mixed_BTHV, p.out, p.out_bias)
     return out_BTD, cache, {}
 
@@ -152,12 +154,17 @@ def naive_attention(
     scale: float,
 ) -> jax.Array:
     """Every head's result [B, T, H, V] from its own keys and values."""
+    k_BSHK, v_BSHV = keys_and_values(p, latent_BSC, rope_key_BSR)
+    k_BSHK, v_BSHV = (constrain(x, "batch", None, "act_heads", None) for x in (k_BSHK, v_BSHV))
+    return dot_product_attention(q_BTHK, k_BSHK, v_BSHV, mask_BTS, bias=bias, scale=scale)
+
+
+def keys_and_values(p: LatentAttention, latent_BSC: jax.Array, rope_key_BSR: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Those of every head, [B, S, H, K] and [B, S, H, V]."""
     k_BSHN = einsum("BSC,CHN->BSHN", latent_BSC, p.key)
     v_BSHV = einsum("BSC,CHV->BSHV", latent_BSC, p.value)
     shared_BSHR = jnp.broadcast_to(rope_key_BSR[:, :, None], (*k_BSHN.shape[:3], rope_key_BSR.shape[-1]))
-    k_BSHK = constrain(jnp.concatenate([k_BSHN, shared_BSHR], axis=-1), "batch", None, "act_heads", None)
-    v_BSHV = constrain(v_BSHV, "batch", None, "act_heads", None)
-    return dot_product_attention(q_BTHK, k_BSHK, v_BSHV, mask_BTS, bias=bias, scale=scale)
+    return jnp.concatenate([k_BSHN, shared_BSHR], axis=-1), v_BSHV
 
 
 def absorbed_attention(

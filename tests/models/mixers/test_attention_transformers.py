@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models import AttentionConfig, NormConfig, RopeConfig
 from jaxllm.models.mixers.attention import Attention
-from jaxllm.models.mixers.masks import visible
 from jaxllm.models.norm import Norm
 from tests.models.mixers.attention_variants import whole
 
@@ -302,8 +302,8 @@ def test_modernbert_window_to_both_sides_and_padding():
     ids=["causal", "window of 3", "window of 1", "chunk", "both sides"],
 )
 def test_masks(dials, theirs):
-    positions = jnp.arange(T)[None]
-    np.testing.assert_array_equal(visible(positions, positions, None, **dials)[0], grid(theirs()))
+    places = Places(jnp.arange(T)[None], None)
+    np.testing.assert_array_equal(visible(places, places, Reach(**dials))[0], grid(theirs()))
 
 
 def test_t5_bias_on_unscaled_scores():

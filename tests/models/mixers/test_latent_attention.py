@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models import Block, ModelConfig, RopeConfig
 from jaxllm.models.config import LatentAttentionConfig
 from jaxllm.models.declare import count
@@ -19,7 +20,6 @@ from jaxllm.models.mixers.latent_attention import (
     latent_scale,
     naive_attention,
 )
-from jaxllm.models.mixers.masks import visible
 from tests.models.mixers.attention_variants import (
     ALIBI,
     LATENT,
@@ -40,7 +40,7 @@ def test_the_absorbed_form_equals_the_naive_one():
     random = np.random.default_rng(0)
     draw = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
     q, latent, rope_key = draw(2, 5, 3, 10), draw(2, 8, 9), draw(2, 8, 4)
-    mask = visible(jnp.arange(3, 8)[None], jnp.arange(8)[None], None)
+    mask = visible(Places(jnp.arange(3, 8)[None], None), Places(jnp.arange(8)[None], None), Reach())
 
     def both(form):
         def run(p, q, latent, rope_key):
