@@ -34,8 +34,7 @@ def cudnn_attention(
 
     Tokens of one id lie side by side in a row. With `documents` the ragged form is used where causality and window
     allow; rows with more runs of ids come out as NaN, which no loss survives unnoticed. `implementation="xla"` computes
-    the same call, other than the ragged one, anywhere. Raises ValueError for a masked length that is odd, which cuDNN
-    does not take.
+    the same call, other than the ragged one, anywhere.
     """
     T = q_BTHK.shape[1]
     if ids_BT is not None and documents and (causal or not window):
@@ -44,10 +43,12 @@ def cudnn_attention(
     if ids_BT is None and (causal or not window):
         reach = (window - 1, 0) if window else None
         return jax.nn.dot_product_attention(q_BTHK, k_BTGK, v_BTGK, local_window_size=reach, **arguments)
-    if T % 2:
-        raise ValueError(
-            f"cuDNN takes a mask for an even number of tokens only, not {T}: change the length of the rows"
-        )
+    if T % 2:  # cuDNN masks an even number of tokens only, so there is one more, a document of its own
+        ids_BT = jnp.zeros(q_BTHK.shape[:2], jnp.int32) if ids_BT is None else ids_BT
+        longer = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q_BTHK, k_BTGK, v_BTGK))
+        ids_BT = jnp.pad(ids_BT, ((0, 0), (0, 1)), constant_values=-1)
+        seen = {"causal": causal, "window": window, "scale": scale}
+        return cudnn_attention(*longer, ids_BT, implementation=implementation, **seen)[:, :T]
     mask_BTT = jnp.ones((1, T, T), bool) if ids_BT is None else ids_BT[:, :, None] == ids_BT[:, None, :]
     if window:
         back_TT = jnp.arange(T)[:, None] - jnp.arange(T)

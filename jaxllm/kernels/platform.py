@@ -19,21 +19,25 @@ def platform() -> str:
     process. It matters while tracing."""
     if _interpreting.get():
         return "tpu"
-    layout = current_layout()
-    device = jax.devices()[0]
-    if layout is not None and isinstance(layout.mesh, Mesh):
-        device = layout.mesh.devices.flat[0]
+    device = _device()
     if device.platform != "gpu":
         return device.platform
-    return "rocm" if "rocm" in device.client.platform_version else "cuda"
+    client = getattr(device, "client", None) or jax.devices()[0].client
+    return "rocm" if "rocm" in client.platform_version else "cuda"
 
 
 def device_kind() -> str:
     """The kind of device, as JAX names it ("TPU v5 lite", "NVIDIA H100 80GB HBM3"): the key of the tuning table."""
+    return _device().device_kind
+
+
+def _device():
+    """The first of the mesh in use; inside a pipeline's stages, where the mesh is an abstract one, what stands for it
+    there; else this process's first."""
     layout = current_layout()
-    if layout is not None and isinstance(layout.mesh, Mesh):
-        return layout.mesh.devices.flat[0].device_kind
-    return jax.devices()[0].device_kind
+    mesh = None if layout is None else layout.mesh
+    found = mesh.devices.flat[0] if isinstance(mesh, Mesh) else getattr(mesh, "abstract_device", None)
+    return found or jax.devices()[0]
 
 
 @contextlib.contextmanager

@@ -80,15 +80,14 @@ def test_blockwise_attention(v5e):
 
 @pytest.mark.parametrize("kernel", ["megablox", "ragged"])
 def test_experts(v5e, kernel):
-    """Why megablox is the choice on TPUs: XLA computes the gradient of the matrices as E whole products. Should it
-    stop to do so, `ragged` may be the better one."""
+    """Why megablox is the choice on TPUs: XLA has a kernel for the rows, but computes the gradient of the matrices as
+    one convolution of E whole products. Should it stop to do so, `ragged` may be the better one."""
     E, N, D, F = 16, 3000, 256, 384
     arrays = [((N, D), jnp.bfloat16), ((E, D, F), jnp.bfloat16), ((E,), jnp.int32)]
     program = compiled(v5e[:1], partial(grouped_product, kernel=kernel), arrays, gradients=(0, 1))
-    product = 2 * N * D * F
-    flops = program.cost_analysis()["flops"]
-    assert flops < 5 * product if kernel == "megablox" else flops > E * product
-    assert kernels_in(program) == (2 if kernel == "megablox" else 1)
+    products = program.cost_analysis()["flops"] / (2 * N * D * F)
+    assert products < 5 if kernel == "megablox" else products > E
+    assert kernels_in(program) == 2  # megablox: both gradients; ragged: that of the rows, and what it needs to know
 
 
 def test_the_state_space_scan(v5e):

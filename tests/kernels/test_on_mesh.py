@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxllm.kernels.flash_attention import flash_attention, reference_flash_attention
-from jaxllm.kernels.platform import interpreting
+from jaxllm.kernels.platform import device_kind, interpreting
 from jaxllm.kernels.state_space_scan import reference_state_space_scan, state_space_scan
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.parallel.sharding import make_layout, use_layout
+from jaxllm.parallel.sharding import Layout, make_layout, use_layout
 
 
 @pytest.fixture
@@ -41,6 +42,25 @@ def test_a_scan(mesh):
     found = jax.jit(lambda *args: state_space_scan(*args, 8))(*inputs, starts)
     expected = reference_state_space_scan(*inputs, starts)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_attention_inside_a_part_of_the_program_that_takes_an_axis_apart_by_itself():
+    """As the stages of a pipeline do."""
+    q, k, v = draw((2, 128, 2, 8), (2, 128, 2, 8), (2, 128, 2, 8))
+    layout = make_layout(MeshConfig(data=1, context=2, tensor=2), jax.devices()[:4])
+
+    def stage(*arrays):
+        with use_layout(Layout(jax.sharding.get_abstract_mesh(), layout.rules)):
+            assert device_kind() == "cpu"
+            return flash_attention(*arrays)
+
+    whole = PartitionSpec()
+    staged = jax.shard_map(
+        stage, mesh=layout.mesh, axis_names={"context"}, in_specs=whole, out_specs=whole, check_vma=False
+    )
+    with interpreting():
+        out = jax.jit(staged)(q, k, v)
+    np.testing.assert_allclose(out, reference_flash_attention(q, k, v), atol=2e-5)
 
 
 def test_heads_that_the_mesh_does_not_divide_are_refused(mesh):
