@@ -30,7 +30,7 @@ from jaxllm.kernels.blockwise_attention import (
     sink_gradient,
 )
 from jaxllm.kernels.visibility import Places, Reach
-from jaxllm.parallel.sharding import Layout
+from jaxllm.parallel.sharding import Layout, on_each_device
 
 
 def context_attention(
@@ -57,12 +57,11 @@ def context_attention(
     block = min(block, max(1, q_BTHK.shape[1] // layout.ways("length") // 2))
     scores = Scores(reach, softcap, scale or 1 / math.sqrt(q_BTHK.shape[-1]), block)
     form = {"ring": ring_attention, "all_gather": gathered_attention, "ulysses": ulysses_attention}
-    local = jax.shard_map(
+    local = on_each_device(
         partial(form[layout.forms.context_form], scores, axis),
-        mesh=layout.mesh,
+        layout,
         in_specs=(heads, heads, heads, None if sinks is None else PartitionSpec(layout.rules.act_heads), tokens),
         out_specs=heads,
-        check_vma=False,
     )
     whole = jnp.broadcast_to(places.positions_BT, q_BTHK.shape[:2])
     segments = jnp.zeros_like(whole) if places.segment_ids_BT is None else places.segment_ids_BT

@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.on_mesh import on_each_device
+from jaxllm.kernels.on_mesh import run_on_mesh
 from jaxllm.kernels.platform import is_interpreting
 from jaxllm.kernels.tuning import flash_tiles
 
@@ -47,7 +47,7 @@ def flash_attention(
 
     heads = ("batch", None, "act_heads", None)
     axes = (heads, heads, heads, ("batch", None), ("act_heads",))
-    return on_each_device(local, (q_BTHK, k_BTGK, v_BTGV, ids_BT, sinks_H), axes, heads)
+    return run_on_mesh(local, (q_BTHK, k_BTGK, v_BTGV, ids_BT, sinks_H), axes, heads)
 
 
 def reference_flash_attention(q, k, v, ids=None, *, causal=True, window=0, softcap=0.0, sinks_H=None, scale=None):

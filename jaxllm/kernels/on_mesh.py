@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from jaxllm.parallel.sharding import Layout, current_layout
+from jaxllm.parallel.sharding import Layout, current_layout, on_each_device
 
 Axes = tuple[str | None, ...]
 
 
-def on_each_device(
+def run_on_mesh(
     kernel: Callable, arrays: tuple[jax.Array | None, ...], axes: tuple[Axes, ...], out_axes: Axes | list[Axes]
 ) -> Any:
     """`kernel(*arrays)` where `axes` name the logical axes of each array and of the result (a list: of each of its
@@ -22,16 +22,12 @@ def on_each_device(
     layout = current_layout()
     if layout is None or layout.mesh.size == 1:
         return kernel(*arrays)
-    # Inside a pipeline its axis has been taken apart already.
-    mesh = layout.mesh
-    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
     rows = next(a.shape[named.index("batch")] for a, named in zip(arrays, axes, strict=True) if "batch" in named)
     divided = rows % layout.batch_shards == 0
     specs = tuple(_spec(layout, a, named, divided) for a, named in zip(arrays, axes, strict=True))
     out_spec = lambda named: layout.rules.spec(_without_batch(named, divided))  # noqa: E731
     out = tuple(map(out_spec, out_axes)) if isinstance(out_axes, list) else out_spec(out_axes)
-    local = jax.shard_map(kernel, mesh=mesh, axis_names=free, in_specs=specs, out_specs=out, check_vma=False)
-    return local(*arrays)
+    return on_each_device(kernel, layout, specs, out)(*arrays)
 
 
 def _spec(layout: Layout, array: jax.Array | None, axes: Axes, divided: bool) -> PartitionSpec:

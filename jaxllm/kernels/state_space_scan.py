@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxllm.kernels.on_mesh import on_each_device
+from jaxllm.kernels.on_mesh import run_on_mesh
 from jaxllm.kernels.platform import is_interpreting
 
 
@@ -40,7 +40,7 @@ def state_space_scan(
     heads, states = ("batch", None, "act_inner", None), ("batch", "act_inner", None, None)
     axes = (states, heads, ("batch", None, "act_inner"), heads, heads, ("batch", None))
     arrays = (state_BHPN, x_BTHP, log_decay_BTH, write_BTGN, read_BTGN, starts_BT)
-    return on_each_device(partial(_scan_chunks, min(chunk, x_BTHP.shape[1])), arrays, axes, [states, heads])
+    return run_on_mesh(partial(_scan_chunks, min(chunk, x_BTHP.shape[1])), arrays, axes, [states, heads])
 
 
 def reference_state_space_scan(state_BHPN, x_BTHP, log_decay_BTH, write_BTGN, read_BTGN, starts_BT):

@@ -23,6 +23,7 @@ from jaxllm.models.initializers import out_of_stream
 from jaxllm.models.layer import Context
 from jaxllm.models.norm import Norm, norm_spec, normalize
 from jaxllm.models.segments import Remat, run_segments, segment_spec
+from jaxllm.parallel.sharding import gather_stream
 
 
 @struct.dataclass
@@ -91,7 +92,7 @@ def run_modules(
             dropout_key=key,
             remat=remat,
         )
-        x_BTD = normalize(module.norm, config.norm, out_BTD)
+        x_BTD = gather_stream(normalize(module.norm, config.norm, out_BTD))
         yield x_BTD, statistics[0]
 
 

@@ -34,6 +34,8 @@ class MeshConfig:
     """Groups of devices with a fast network inside and a slow one between: replicas (`data`) are spread over them."""
     zero: Literal[1, 2, 3] = 3
     """What `fsdp` shards: optimizer state (ZeRO-1), gradients too (2), parameters too (3)."""
+    replicate_kv: bool = False
+    """Every device of `tensor` has all key/value heads, where these are fewer than the devices."""
     sequence_parallel: bool = False
     """Between mixers the stream is split along the text over `tensor`, so norms and residuals are not repeated."""
     context_form: Literal["ring", "all_gather", "ulysses"] = "ring"
@@ -83,9 +85,13 @@ def make_mesh(
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = resolve_sizes(config, len(devices))
+    if slice_of is None:
+        # GPUs of different nodes say that they are in different slices, which need not concern a mesh of one.
+        told = config.slices > 1 or devices[0].platform == "tpu"
+        slice_of = lambda device: getattr(device, "slice_index", 0) if told else 0  # noqa: E731
     groups = defaultdict(list)
     for device in devices:
-        groups[slice_of(device) if slice_of else getattr(device, "slice_index", 0)].append(device)
+        groups[slice_of(device)].append(device)
     if len(groups) != config.slices:
         raise ValueError(
             f"mesh.slices={config.slices}, but the {len(devices)} devices lie in {len(groups)} slice(s): set "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.parallel.mesh import MeshConfig, make_mesh
 
@@ -118,6 +118,8 @@ def layout_of(config: MeshConfig, mesh: Mesh) -> Layout:
     whole = Rules()
     if config.sequence_parallel:
         whole = replace(whole, stream=("context", "tensor"))
+    if config.replicate_kv:
+        whole = replace(whole, kv_heads=None)
     replicated = replace(whole, embed=None)
     return Layout(
         mesh,
@@ -147,6 +149,16 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if layout is None:
         return x
     return jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
+
+
+def on_each_device(f: Callable, layout: Layout, in_specs: Any, out_specs: Any) -> Callable:
+    """`jax.shard_map` of `f` over all axes of the mesh, for communication that is an algorithm of its own.
+
+    Inside another one, with the layout of the axes that this has left to the compiler, it is over those.
+    """
+    mesh = layout.mesh
+    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
+    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
 
 
 def gather_stream(x_BTD: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ Scalars, counts, positions and the norms' gradients within the tensor axis are l
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
@@ -64,8 +65,10 @@ def step_traffic(experiment: Experiment, devices: int | None = None) -> tuple[Tr
     Raises ValueError when the mesh does not fit `devices` (default: what its fixed axes need) or the parameters.
     """
     sizes = abstract_mesh(experiment.mesh, devices).shape
-    found = [*_parameters(experiment, sizes), *_layers(experiment, sizes)]
-    return tuple(traffic for traffic in found if traffic.ways > 1 and traffic.times)
+    times: Counter[Traffic] = Counter()
+    for traffic in (*_parameters(experiment, sizes), *_layers(experiment, sizes)):
+        times[replace(traffic, times=1)] += traffic.times if traffic.ways > 1 else 0
+    return tuple(replace(traffic, times=n) for traffic, n in times.items() if n)
 
 
 def bytes_by_axis(traffic: tuple[Traffic, ...]) -> dict[tuple[str, ...], float]:

@@ -47,8 +47,9 @@ class TrainingMemory:
 def training_memory(experiment: Experiment, devices: int | None = None) -> TrainingMemory:
     """Of an experiment on its mesh over `devices` (default: what the fixed axes of the mesh need).
 
-    Activations are divided over the axes that split the batch, not over the others: with tensor parallelism the real
-    ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the batch.
+    Activations are divided over the axes that split the batch and the text, not over the others: with tensor
+    parallelism the real ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the
+    batch.
     """
     layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
@@ -56,7 +57,8 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
     state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
-    layers = activations.activations(model, rows, model.context_length, training.remat)
+    length = model.context_length // layout.ways("length")
+    layers = activations.activations(model, rows, length, training.remat)
     weights = _bytes(state.params)
     lie = param_shardings(spec, layout, layout.gradient_rules)
     gradients = sum(
@@ -70,7 +72,7 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
         average=_bytes(state.ema),
         kept_activations=layers.kept,
         working_activations=layers.working,
-        loss=_loss(model, rows, model.context_length),
+        loss=_loss(model, rows, length),
     )
 
 

@@ -86,7 +86,7 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
     """What a person wants to know before step 0; `memory` is the compiled step's memory analysis."""
     experiment, model, training = job.experiment, job.experiment.model, job.experiment.training
     devices = layout.mesh.devices
-    axes = " x ".join(f"{name}={size}" for name, size in layout.mesh.shape.items())
+    axes = " x ".join(f"{name}={size}" for name, size in layout.mesh.shape.items() if size > 1) or "one device"
     with use_layout(layout):
         kernels = "; ".join(kernel_plan(model)) or "plain JAX"
     step_flops = job.flops_per_token * training.batch_size * model.context_length

@@ -71,7 +71,8 @@ def _is_zigzag(mesh: MeshConfig) -> bool:
 def _model(model: ModelConfig, sizes: Mapping[str, int]) -> Iterator[str]:
     yield from _divides(sizes, ("fsdp",), "model.d_model", model.d_model)
     if model.vocab_size:
-        yield from _divides(sizes, ("tensor",), "model.vocab_size", model.vocab_size)
+        rounded = -(-model.vocab_size // sizes["tensor"]) * sizes["tensor"]
+        yield from _divides(sizes, ("tensor",), "model.vocab_size", model.vocab_size, f"raise the size to {rounded}")
     if sizes["expert"] > 1 and not any(isinstance(block.channel, MoEConfig) for block in model.blocks()):
         yield (
             f"mesh.expert={sizes['expert']} splits the experts of mixtures of experts, and this model has none: set "
@@ -106,8 +107,12 @@ def _mixer(experiment: Experiment, mixer: object, sizes: Mapping[str, int]) -> I
 def _heads(model: ModelConfig, mesh: MeshConfig, mixer, sizes: Mapping[str, int]) -> Iterator[str]:
     yield from _divides(sizes, ("tensor",), f"{mixer.kind}.num_heads", mixer.num_heads)
     kv_heads = mixer.num_heads if isinstance(mixer, LatentAttentionConfig) else mixer.kv_heads
-    if kv_heads != mixer.num_heads:
-        yield from _divides(sizes, ("tensor",), f"{mixer.kind}.num_kv_heads", kv_heads)
+    if mesh.replicate_kv and kv_heads < sizes["tensor"] and not sizes["tensor"] % kv_heads:
+        kv_heads = sizes["tensor"]
+    elif kv_heads != mixer.num_heads:
+        yield from _divides(
+            sizes, ("tensor",), f"{mixer.kind}.num_kv_heads", kv_heads, "set mesh.replicate_kv=true for few heads"
+        )
     if sizes["context"] == 1:
         return
     if model.positions == "alibi" and not getattr(mixer, "no_positions", False):
@@ -138,7 +143,9 @@ def _channel(experiment: Experiment, channel: object, sizes: Mapping[str, int]) 
                 yield from _divides(sizes, split, "moe.shared_d_ff", channel.shared_d_ff)
 
 
-def _divides(sizes: Mapping[str, int], axes: tuple[str, ...], name: str, size: int) -> Iterator[str]:
+def _divides(
+    sizes: Mapping[str, int], axes: tuple[str, ...], name: str, size: int, advice: str = "change the model"
+) -> Iterator[str]:
     """A complaint where the axes together do not divide a size."""
     ways = 1
     for axis in axes:
@@ -146,4 +153,4 @@ def _divides(sizes: Mapping[str, int], axes: tuple[str, ...], name: str, size: i
     if size % ways:
         mesh = " times ".join(f"mesh.{axis}={sizes[axis]}" for axis in axes)
         possible = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
-        yield f"{mesh} does not divide {name}={size}: it must be one of {possible}, or change the model"
+        yield f"{mesh} does not divide {name}={size}: it must be one of {possible}, or {advice}"

@@ -17,6 +17,7 @@ from jaxllm.kernels.blockwise_attention import (
 from jaxllm.kernels.visibility import Places, Reach, may_meet, visible
 
 B, T, H, K, V = 2, 11, 4, 8, 6
+QUICK = {"xla_backend_optimization_level": 0}  # machine code that runs once need not be good
 PACKED = Places(
     jnp.array([[0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]]),
     jnp.array([[1, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]]),
@@ -53,14 +54,14 @@ def test_it_equals_the_slow_twin(groups, places, reach, options):
             results.append((out, pull(cotangent)))
         return results
 
-    fast, slow = jax.jit(both)(q, k, v, sinks)
+    fast, slow = jax.jit(both, compiler_options=QUICK)(q, k, v, sinks)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), fast, slow)
 
 
 def test_parts_of_the_keys_merge_into_the_whole_and_what_sees_nothing_gets_zeros():
     q, k, v, cotangent, _ = arrays(2)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def run(q):
         scores = Scores(Reach(), 0.0, 1.0, 4)
         part = lambda s: forward_blocks(scores, q, k[:, s], v[:, s], PACKED, jax.tree.map(lambda x: x[:, s], PACKED))  # noqa: E731
@@ -80,7 +81,7 @@ def test_a_block_is_left_out_only_where_nobody_sees_anything(reach):
     """All pairs of blocks of three tokens of a packed row; in order, all that can be are left out."""
     row = jax.tree.map(lambda x: np.asarray(x[0, :9]), PACKED)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     @partial(jax.vmap, in_axes=(0, None))
     @partial(jax.vmap, in_axes=(None, 0))
     def pair(query, key):
@@ -99,7 +100,7 @@ def test_memory_is_not_that_of_all_scores():
     x = jax.ShapeDtypeStruct((1, length, heads, 8), jnp.float32)
     places = Places(jnp.arange(length)[None], None)
     loss = lambda q, k, v: blockwise_attention(q, k, v, places, places, block=64).sum()  # noqa: E731
-    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile(compiler_options=QUICK)
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * heads * length**2 / 10
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxllm.kernels.blockwise_attention import reference_blockwise_attention
 from jaxllm.kernels.context_attention import context_attention
@@ -15,6 +16,7 @@ from jaxllm.parallel.sharding import make_layout
 from jaxllm.parallel.text_order import zigzag
 
 B, T, H, K, V = 2, 16, 8, 4, 6
+QUICK = {"xla_backend_optimization_level": 0}  # machine code that runs once need not be good
 PLACES = Places(
     np.array([[*range(9), *range(5), 0, 1], [*range(3), *range(13)]], np.int32),
     np.array([[1] * 9 + [2] * 5 + [0] * 2, [1] * 3 + [2] * 13], np.int32),
@@ -56,7 +58,7 @@ def test_each_form_equals_attention_on_one_device(form, groups, reach, options):
             results.append((out, pull(cotangent)))
         return results
 
-    ours, theirs = jax.jit(both)(q, k, v, sinks)
+    ours, theirs = jax.jit(both, compiler_options=QUICK)(q, k, v, sinks)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
 
 
@@ -65,3 +67,23 @@ def test_heads_that_ulysses_cannot_divide_are_refused():
     x = jnp.zeros((2, T, 6, 4))
     with pytest.raises(ValueError, match="mesh.context=4 with mesh.context_form=ulysses does not divide the 6 query"):
         context_attention(layout, x, x, x, PLACES, Reach())
+
+
+def test_it_runs_inside_another_shard_map():
+    """As in a pipeline, whose stages run under a `shard_map` over its axis: the layout is then that of the others."""
+    layout = make_layout(MeshConfig(data=1, expert=2, context=4))
+    random = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(random.normal(size=(2, T, 2, K)), jnp.float32) for _ in range(3))
+
+    def stage(q, k, v):
+        rules = replace(layout.rules, batch=("data", "fsdp"))
+        here = replace(layout, mesh=jax.sharding.get_abstract_mesh(), rules=rules)
+        return context_attention(here, q, k, v, Places(jnp.arange(T)[None], None), Reach())
+
+    split = PartitionSpec("expert")
+    staged = jax.shard_map(
+        stage, mesh=layout.mesh, in_specs=split, out_specs=split, axis_names={"expert"}, check_vma=False
+    )
+    whole = Places(jnp.arange(T)[None], None)
+    expected = reference_blockwise_attention(q, k, v, whole, whole)
+    np.testing.assert_allclose(jax.jit(staged, compiler_options=QUICK)(q, k, v), expected, rtol=2e-5, atol=2e-5)

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from jaxllm.models import LatentAttentionConfig
-from jaxllm.models.config import Block, MultiTokenConfig
+from jaxllm.models.config import Block, LatentAttentionConfig, MultiTokenConfig
 from jaxllm.parallel.mesh import MeshConfig
 from tests.parallel.tiny_models import DENSE, assert_equal_to_one_device
 
@@ -18,9 +17,10 @@ LATENT = replace(DENSE, num_layers=1, pattern=(Block(mixer=MIXER),), multi_token
     [
         (DENSE, MeshConfig(data=1, fsdp=2, tensor=2, context=2, sequence_parallel=True, context_form="all_gather")),
         (DENSE, MeshConfig(data=1, tensor=4, context=2, context_form="ulysses")),
+        (DENSE, MeshConfig(data=1, tensor=8, replicate_kv=True)),
         (LATENT, MeshConfig(data=2, tensor=2, context=2)),
     ],
-    ids=["fsdp_tensor_context", "tensor_ulysses", "latent_multi_token_ring"],
+    ids=["fsdp_tensor_context", "tensor_ulysses", "replicated_kv", "latent_multi_token_ring"],
 )
 def test_dense(model, mesh):
     assert_equal_to_one_device(model, mesh)

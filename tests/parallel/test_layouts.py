@@ -66,6 +66,7 @@ def one_device():
         (MeshConfig(data=4, tensor=2), 1),
         (MeshConfig(data=2, fsdp=2, tensor=2), 1),
         (MeshConfig(data=2, fsdp=2, tensor=2), 4),
+        (MeshConfig(data=2, context=2, tensor=2), 2),
     ],
     ids=str,
 )

@@ -90,8 +90,8 @@ def assert_equal_to_one_device(model: ModelConfig, mesh: MeshConfig) -> Run:
     """Loss to 1e-5, and each gradient to 1e-5 of its largest element."""
     one, many = run(model, ONE), run(model, mesh)
     assert many.loss == pytest.approx(one.loss, rel=1e-5)
-    for name in ("nll", "router_loss", "dropped"):
-        assert many.metrics.get(name) == pytest.approx(one.metrics.get(name), rel=1e-5, abs=1e-7), name
+    for name in {"nll", "accuracy", "router_loss", "dropped"} & set(one.metrics):
+        assert many.metrics[name] == pytest.approx(one.metrics[name], rel=1e-5, abs=1e-7), name
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731
     jax.tree.map(same, many.metrics.get("load"), one.metrics.get("load"))
 

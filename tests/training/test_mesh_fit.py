@@ -39,9 +39,12 @@ def with_layer(**block):
     ("arguments", "message"),
     [
         ({"tensor": 4}, r"mesh.tensor=4 does not divide attention.num_heads=6: it must be one of \[1, 2, 3, 6\]"),
-        ({"tensor": 6}, r"mesh.tensor=6 does not divide attention.num_kv_heads=2: it must be one of \[1, 2\]"),
+        (
+            {"tensor": 6},
+            r"tensor=6 does not divide attention.num_kv_heads=2: .* one of \[1, 2\], or set mesh.replicate_kv=true",
+        ),
         ({"fsdp": 5}, "mesh.fsdp=5 does not divide model.d_model=48"),
-        ({"tensor": 5}, "mesh.tensor=5 does not divide model.vocab_size=96"),
+        ({"tensor": 5}, "mesh.tensor=5 does not divide model.vocab_size=96: .* or raise the size to 100"),
         (
             {"rows": 6, "data": 4},
             "a microbatch of 6 rows .* cannot be split over the 4 devices of the data, fsdp and exp",
@@ -101,6 +104,7 @@ def test_all_misfits_are_named_at_once():
     "arguments",
     [
         {"data": 2, "fsdp": 2, "tensor": 2, "context": 3},
+        {"tensor": 6, "replicate_kv": True},
         {
             "tensor": 2,
             "context": 2,

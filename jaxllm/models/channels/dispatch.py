@@ -21,7 +21,7 @@ from jaxllm.models.config import ModelConfig, MoEConfig
 from jaxllm.models.declare import Param, zeros
 from jaxllm.models.einsum import einsum
 from jaxllm.models.initializers import into_stream, out_of_stream
-from jaxllm.parallel.sharding import Layout, axis_names, constrain, current_layout
+from jaxllm.parallel.sharding import Layout, axis_names, constrain, current_layout, on_each_device
 
 
 @struct.dataclass
@@ -96,12 +96,11 @@ def sorted_by_expert(
     divided = x_BTD.shape[0] % layout.batch_shards == 0
     along = layout.rules.spec(("batch" if divided else None, "length", None))
     exchanged = layout.ways("expert") > 1
-    local = jax.shard_map(
+    local = on_each_device(
         partial(_sorted_locally, config, layout, kernel),
-        mesh=layout.mesh,
+        layout,
         in_specs=(_hidden_parts(p, layout), along, Routing(along, along)),
         out_specs=(along, PartitionSpec() if exchanged else None),
-        check_vma=False,
     )
     return local(p, x_BTD, routing)
 

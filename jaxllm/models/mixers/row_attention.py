@@ -52,6 +52,7 @@ def row_attention(
         bias=bias is not None,
     )
     kernel = choose_attention(kernels.attention, case).kernel
+    k_BTGK, v_BTGV = (_one_for_each_device(x) for x in (k_BTGK, v_BTGV))
     if splits_text(layout):
         if bias is not None:
             raise ValueError(
@@ -76,3 +77,10 @@ def row_attention(
         return flash_attention(*arrays, ids_BT, sinks_H=sinks, **seen, **more)
     assert kernel == "cudnn", kernel
     return cudnn_attention(*arrays, ids_BT, scale=scale, documents=kernels.documents, **seen)
+
+
+def _one_for_each_device(x_BTGK: jax.Array) -> jax.Array:
+    """Key/value heads that are fewer than the devices which split query heads are repeated: each keeps its own."""
+    layout = current_layout()
+    ways, heads = (1, 1) if layout is None else (layout.ways("act_heads"), x_BTGK.shape[2])
+    return jnp.repeat(x_BTGK, ways // heads, axis=2) if heads < ways and ways % heads == 0 else x_BTGK
