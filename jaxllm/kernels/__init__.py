@@ -1,1 +1,1 @@
-"""Fast paths, each with a slow twin that says what it computes."""
+"""Fast paths, each with its slow twin in the same file, and the choice among them."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.declare import Spec, count
+from jaxllm.models.kernel_plan import kernel_plan
 from jaxllm.objectives.next_token import Objective, Scheduled, next_token, switched
-from jaxllm.parallel.sharding import Layout
+from jaxllm.parallel.sharding import Layout, use_layout
 from jaxllm.training.experiment import Experiment, TrainingConfig
 
 
@@ -86,9 +87,8 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
     experiment, model, training = job.experiment, job.experiment.model, job.experiment.training
     devices = layout.mesh.devices
     axes = " x ".join(f"{name}={size}" for name, size in layout.mesh.shape.items() if size > 1) or "one device"
-    ways = layout.ways("length")
-    how = "dot products over the whole row" if ways == 1 else f"blocks, {layout.forms.context_form} over {ways} devices"
-    attention = "; ".join(f"{s.repeats} x {len(s.blocks)}: {how}" for s in model.segments())
+    with use_layout(layout):
+        kernels = "; ".join(kernel_plan(model)) or "plain JAX"
     step_flops = job.flops_per_token * training.batch_size * model.context_length
     temporary = memory.temp_size_in_bytes
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes
@@ -98,7 +98,7 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
         f"mesh       {devices.size} {devices.flat[0].device_kind} ({axes})",
         f"batch      {training.batch_size} rows of {model.context_length} tokens in {training.accumulation} "
         f"microbatch(es), remat {training.remat}",
-        f"attention  {attention}",
+        f"kernels    {kernels}",
         f"compute    {job.flops_per_token / 1e6:,.1f} MFLOP per token, {step_flops / 1e9:,.1f} GFLOP per step",
         f"memory     {used / 2**20:,.0f} MiB per device for the step ({temporary / 2**20:,.0f} MiB temporary)",
         f"optimizer  {experiment.optimizer.kind}, {experiment.optimizer.schedule} schedule, {training.steps} steps",

@@ -80,7 +80,7 @@ def with_slots(p: Experts, config: MoEConfig, x_BTD: jax.Array, slots: Slots) ->
 
 
 def sorted_by_expert(
-    p: Experts, config: MoEConfig, x_BTD: jax.Array, routing: Routing
+    p: Experts, config: MoEConfig, x_BTD: jax.Array, routing: Routing, kernel: str = "auto"
 ) -> tuple[jax.Array, jax.Array | None]:
     """Tokens lie in the order of their experts, and each expert multiplies its own; [B, T, D], and how many of all
     assignments were kept, None for all of them.
@@ -91,13 +91,13 @@ def sorted_by_expert(
     """
     layout = current_layout()
     if layout is None or layout.mesh.size == 1:
-        return _sorted_locally(config, None, p, x_BTD, routing)
+        return _sorted_locally(config, None, kernel, p, x_BTD, routing)
     # Rows that the mesh does not divide lie whole on every device.
     divided = x_BTD.shape[0] % layout.batch_shards == 0
     along = layout.rules.spec(("batch" if divided else None, "length", None))
     exchanged = layout.ways("expert") > 1
     local = on_each_device(
-        partial(_sorted_locally, config, layout),
+        partial(_sorted_locally, config, layout, kernel),
         layout,
         in_specs=(_hidden_parts(p, layout), along, Routing(along, along)),
         out_specs=(along, PartitionSpec() if exchanged else None),
@@ -118,7 +118,7 @@ def _hidden_parts(p: Experts, layout: Layout) -> Experts:
     )
 
 
-def _sorted_locally(config: MoEConfig, layout: Layout | None, p: Experts, x_BTD, routing: Routing):
+def _sorted_locally(config: MoEConfig, layout: Layout | None, kernel: str, p: Experts, x_BTD, routing: Routing):
     (B, T, K), D = routing.expert_BTK.shape, x_BTD.shape[-1]
     expert_R = routing.expert_BTK.reshape(-1)
     order_R = jnp.argsort(expert_R, stable=True)
@@ -128,10 +128,10 @@ def _sorted_locally(config: MoEConfig, layout: Layout | None, p: Experts, x_BTD,
     sizes_E = jnp.diff(jnp.searchsorted(sorted_R, jnp.arange(config.num_experts + 1))).astype(jnp.int32)
     x_RD, kept = _to_experts(x_BTD.reshape(-1, D), order_R, place_R, K), None
     if layout is None or layout.ways("expert") == 1:
-        out_RD = _experts(p, config, x_RD, sorted_R, sizes_E)
+        out_RD = _experts(p, config, kernel, x_RD, sorted_R, sizes_E)
     else:
         exchange = plan_exchange(layout.forms, layout.rules.expert, sorted_R, sizes_E)
-        out_MD = _experts(p, config, send(exchange, x_RD), exchange.expert_M, exchange.sizes_L)
+        out_MD = _experts(p, config, kernel, send(exchange, x_RD), exchange.expert_M, exchange.sizes_L)
         out_RD = send_back(exchange, out_MD)
         kept = jax.lax.psum(exchange.kept, axis_names(layout.rules.batch) + axis_names(layout.rules.length))
     out_BTKD = _permuted(out_RD, place_R, order_R).reshape(B, T, K, D).astype(jnp.float32)
@@ -144,17 +144,17 @@ def _sorted_locally(config: MoEConfig, layout: Layout | None, p: Experts, x_BTD,
     return out_BTD.astype(x_BTD.dtype), kept
 
 
-def _experts(p: Experts, config: MoEConfig, x_RD, expert_R, sizes_E):
+def _experts(p: Experts, config: MoEConfig, kernel: str, x_RD, expert_R, sizes_E):
     """Rows in the order of their experts through these; those of none come last."""
     group_R = jnp.minimum(expert_R, sizes_E.shape[0] - 1)
 
     def affine(x_RD, weight, bias):
-        y = grouped_product(x_RD, weight, sizes_E)
+        y = grouped_product(x_RD, weight, sizes_E, kernel)
         return y if bias is None else y + bias.astype(y.dtype)[group_R]
 
     gate_RF = None if p.gate is None else affine(x_RD, p.gate, p.gate_bias)
     hidden_RF = activate(config.activation, gate_RF, affine(x_RD, p.up, p.up_bias))
-    return grouped_product(hidden_RF, p.down, sizes_E)
+    return grouped_product(hidden_RF, p.down, sizes_E, kernel)
 
 
 # A gather's derivative is a scatter, which takes its rows one by one on a CPU and with atomic additions on a GPU. That

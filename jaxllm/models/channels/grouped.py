@@ -5,18 +5,28 @@ Shape letters: N rows, D and F widths, E groups, M rows of a block.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
+from jaxllm.kernels import megablox
+from jaxllm.kernels.choice import choose_experts
 
-@jax.custom_vjp
-def grouped_product(x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+
+def grouped_product(x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array, kernel: str = "auto") -> jax.Array:
     """Row n times the matrix of its group, [N, F] in the type of `x`: the first sizes[0] rows are group 0's, and so on.
 
     Rows beyond the last group give zeros. Products are in the type of `x`, accumulated in float32, and so are the
-    gradients: what is summed for a float32 matrix is never rounded.
+    gradients: what is summed for a float32 matrix is never rounded. `kernel` is that of `KernelConfig.experts`; raises
+    ValueError for one that is not for this platform.
     """
-    return _rows(x_ND, weight_EDF.astype(x_ND.dtype), sizes_E).astype(x_ND.dtype)
+    return _product(choose_experts(kernel).kernel, x_ND, weight_EDF, sizes_E)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(kernel: str, x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    return _ROWS[kernel](x_ND, weight_EDF.astype(x_ND.dtype), sizes_E).astype(x_ND.dtype)
 
 
 def reference_grouped_product(x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -27,27 +37,19 @@ def reference_grouped_product(x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: j
     return jnp.einsum("ND,EDF,NE->NF", x_ND, weight_EDF.astype(x_ND.dtype), mine_NE.astype(x_ND.dtype))
 
 
-def _forward(x_ND, weight_EDF, sizes_E):
-    return grouped_product(x_ND, weight_EDF, sizes_E), (x_ND, weight_EDF, sizes_E)
+def _forward(kernel, x_ND, weight_EDF, sizes_E):
+    return _product(kernel, x_ND, weight_EDF, sizes_E), (x_ND, weight_EDF, sizes_E)
 
 
-def _backward(residuals, cotangent_NF):
+def _backward(kernel, residuals, cotangent_NF):
     x_ND, weight_EDF, sizes_E = residuals
     cotangent_NF = cotangent_NF.astype(x_ND.dtype)
-    grad_x = _rows(cotangent_NF, jnp.swapaxes(weight_EDF.astype(x_ND.dtype), 1, 2), sizes_E)
-    grad_weight = jax.lax.platform_dependent(
-        x_ND, cotangent_NF, sizes_E, cpu=_weights_in_blocks, default=_weights_ragged
-    )
+    grad_x = _ROWS[kernel](cotangent_NF, jnp.swapaxes(weight_EDF.astype(x_ND.dtype), 1, 2), sizes_E)
+    grad_weight = _WEIGHTS[kernel](x_ND, cotangent_NF, sizes_E)
     return grad_x.astype(x_ND.dtype), grad_weight.astype(weight_EDF.dtype), None
 
 
-grouped_product.defvjp(_forward, _backward)
-
-
-def _rows(x_ND, weight_EDF, sizes_E):
-    """Float32 [N, F]. XLA computes a ragged product on CPUs as E whole ones (eight groups of 2048 x 256 x 512: 78 ms,
-    where this loop takes 13), so there it is a loop over blocks of rows."""
-    return jax.lax.platform_dependent(x_ND, weight_EDF, sizes_E, cpu=_rows_in_blocks, default=_rows_ragged)
+_product.defvjp(_forward, _backward)
 
 
 def _rows_ragged(x_ND, weight_EDF, sizes_E):
@@ -111,3 +113,9 @@ def _block(j, sizes_E, M):
     group = jnp.searchsorted(ends_E, j, side="right")
     offset = (j - jnp.where(group > 0, ends_E[group - 1], 0)) * M
     return group, jnp.cumsum(sizes_E)[group] - sizes_E[group] + offset, sizes_E[group] - offset
+
+
+# Float32 [N, F] and [E, D, F]. XLA computes a ragged product on CPUs as E whole ones (eight groups of 2048 x 256 x 512:
+# 78 ms, where the loop over blocks of rows takes 13), and on TPUs the gradient of the matrices.
+_ROWS = {"blocks": _rows_in_blocks, "ragged": _rows_ragged, "megablox": megablox.rows}
+_WEIGHTS = {"blocks": _weights_in_blocks, "ragged": _weights_ragged, "megablox": megablox.weights}

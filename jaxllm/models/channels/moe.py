@@ -89,7 +89,7 @@ def moe(
         kept = None
         match dispatch:
             case "dropless":
-                out_BTD, kept = sorted_by_expert(p.experts, config, x_BTD, routing)
+                out_BTD, kept = sorted_by_expert(p.experts, config, x_BTD, routing, model.kernels.experts)
             case "capacity":
                 slots = fill_slots(config, routing)
                 out_BTD, kept = with_slots(p.experts, config, x_BTD, slots), kept_in(slots, x_BTD.shape[1])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+from jaxllm.kernels.config import KernelConfig
 from jaxllm.models.config.attention import (
     AttentionConfig,
     DifferentialAttentionConfig,
@@ -114,6 +115,8 @@ class ModelConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and of weights inside products; parameters stay float32, and so do norms, softmax and
     loss."""
+    kernels: KernelConfig = KernelConfig()
+    """Which implementation computes what; no part of the architecture."""
 
     def __post_init__(self):
         for name in ("context_length", "d_model", "num_layers"):

@@ -102,7 +102,7 @@ def attention(
             segment_ids = context.valid_BT  # nothing else would hide the padding
         bias = _bias(model, config, context, positions_BT, k_BTGK.shape[1])
         mixed_BTHK = row_attention(
-            q_BTHK, k_BTGK, v_BTGK, Places(positions_BT, segment_ids), reach, bias=bias, **scores
+            model.kernels, q_BTHK, k_BTGK, v_BTGK, Places(positions_BT, segment_ids), reach, bias=bias, **scores
         )
     else:
         cache, k_BSGK, v_BSGK, key_positions = remember(cache, k_BTGK, v_BTGK, positions_BT, context.valid_BT)

@@ -99,7 +99,7 @@ def differential_attention(
     reach = Reach(window=config.window)
     if cache is None:
         k_BSGX, v_BSGV, places = k_BTGX, v_BTGV, Places(context.positions_BT, context.segment_ids_BT)
-        attend = lambda q, k: row_attention(q, k, v_BSGV, places, reach)  # noqa: E731
+        attend = lambda q, k: row_attention(model.kernels, q, k, v_BSGV, places, reach)  # noqa: E731
     else:
         cache, k_BSGX, v_BSGV, key_positions = remember(cache, k_BTGX, v_BTGV, context.positions_BT, context.valid_BT)
         mask_BTS = visible(Places(context.positions_BT, None), Places(key_positions, None), reach)

@@ -127,7 +127,9 @@ def latent_attention(
     if cache is None:
         k_BTHK, v_BTHV = keys_and_values(p, latent_BSC, rope_key_BSR)
         places = Places(positions_BT, context.segment_ids_BT)
-        mixed_BTHV = row_attention(q_BTHK, k_BTHK, v_BTHV, places, Reach(), bias=context.bias, scale=scale)
+        mixed_BTHV = row_attention(
+            model.kernels, q_BTHK, k_BTHK, v_BTHV, places, Reach(), bias=context.bias, scale=scale
+        )
     else:
         start_B = positions_BT[:, 0]
         cache = LatentCache(

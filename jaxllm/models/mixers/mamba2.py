@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllm.kernels.choice import choose_scan
+from jaxllm.kernels.state_space_scan import state_space_scan
 from jaxllm.models.config import Mamba2Config, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, ones, zeros
 from jaxllm.models.einsum import affine, einsum, product
@@ -175,7 +177,7 @@ def mamba2(
         starts_BT=starts_BT,
     )
     rate_H = jnp.exp(p.log_decay.astype(jnp.float32))
-    state_BHPN, y_BTHP = state_space_dual(rate_H, before.state_BHPN, tokens, config.chunk)
+    state_BHPN, y_BTHP = state_space_dual(rate_H, before.state_BHPN, tokens, config.chunk, model.kernels.scan)
     y_BTHP = y_BTHP + p.skip.astype(jnp.float32)[:, None] * tokens.x_BTHP.astype(jnp.float32)
     y_BTHP = gated_norm(p.norm, model, config, y_BTHP, gate_BTHP).astype(x_BTD.dtype)
     out_BTD = affine("BTHP,HPD->BTD", constrain(y_BTHP, *heads), p.out, p.out_bias)
@@ -229,12 +231,19 @@ def gated_norm(p: Norm, model: ModelConfig, config: Mamba2Config, y_BTHP: jax.Ar
 
 
 def state_space_dual(
-    rate_H: jax.Array, state_BHPN: jax.Array, tokens: Tokens, chunk: int
+    rate_H: jax.Array, state_BHPN: jax.Array, tokens: Tokens, chunk: int, kernel: str = "auto"
 ) -> tuple[jax.Array, jax.Array]:
     """`state_t = exp(-step_t rate) state_(t-1) + step_t x_t write_t^T`, read out by `read_t` (SSD, section 6).
 
-    Returns the last state and y [B, T, H, P], both float32. Products are in the type of the activations.
+    Returns the last state and y [B, T, H, P], both float32. Products are in the type of the activations. `kernel` is
+    that of `KernelConfig.scan`; raises ValueError for one that is not for this platform.
     """
+    if choose_scan(kernel).kernel == "pallas" and tokens.x_BTHP.shape[1] > 1:
+        x_BTHP = (tokens.x_BTHP * tokens.step_BTH[..., None]).astype(tokens.x_BTHP.dtype)
+        log_decay_BTH = -tokens.step_BTH * rate_H
+        return state_space_scan(
+            state_BHPN, x_BTHP, log_decay_BTH, tokens.write_BTGN, tokens.read_BTGN, tokens.starts_BT, chunk
+        )
 
     def chunk_step(state_BHPN, t: Tokens):
         B, C, H, P = t.x_BTHP.shape

@@ -1,9 +1,10 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.models.channels import grouped
 from jaxllm.models.channels.grouped import grouped_product, reference_grouped_product
 
 SIZES = [[30, 0, 70, 1, 19], [0, 0, 0, 0, 0], [120, 0, 0, 0, 0], [1, 2, 3, 4, 5]]
@@ -34,10 +35,13 @@ def test_equals_its_slow_twin(arrays):
     compare(grouped_product, arrays)
 
 
-def test_the_form_for_accelerators_does_too(arrays, monkeypatch):
-    monkeypatch.setattr(grouped, "_rows_in_blocks", grouped._rows_ragged)
-    monkeypatch.setattr(grouped, "_weights_in_blocks", grouped._weights_ragged)
-    compare(lambda *a: grouped_product(*a), arrays)
+def test_the_form_for_accelerators_does_too(arrays):
+    compare(partial(grouped_product, kernel="ragged"), arrays)
+
+
+def test_a_kernel_for_another_platform_is_refused(arrays):
+    with pytest.raises(ValueError, match="kernels.experts=megablox can't compute this layer: it is for tpu, and this"):
+        grouped_product(*arrays, jnp.array(SIZES[0]), kernel="megablox")
 
 
 def test_gradients_of_float32_matrices_are_not_rounded(arrays):
