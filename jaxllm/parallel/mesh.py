@@ -19,6 +19,8 @@ class MeshConfig:
     """Devices that share the batch and also shard parameters, gradients and optimizer state (ZeRO-3)."""
     tensor: int = 1
     """Devices that split heads, MLP width and vocabulary."""
+    pipeline: int = 1
+    """Ranks of a pipeline, each with an equal share of the layers; how they take turns is `pipeline.schedule`."""
 
     def __post_init__(self):
         sizes = self.sizes()
@@ -55,5 +57,5 @@ def _misfit(sizes: dict[str, int], product: int, devices: int, relation: str) ->
     axes = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 0)
     return (
         f"the mesh {axes} needs {product} devices, but there are {devices}: the product of the fixed axes {relation} "
-        "the number of devices. Change --mesh.data, --mesh.fsdp or --mesh.tensor (one of them may be -1)"
+        f"the number of devices. Change {', '.join(f'--mesh.{name}' for name in sizes)} (one of them may be -1)"
     )
