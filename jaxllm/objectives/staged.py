@@ -24,7 +24,7 @@ from jaxllm.parallel.pipeline import StagedModel, Totals
 
 
 def cut_segment(config: ModelConfig, ranks: int, stages: int) -> int:
-    """Which segment of a model a pipeline cuts. Raises ValueError, saying what to change, unless `stages` divides it."""
+    """Which segment of a model a pipeline cuts. Raises ValueError, saying what to change, unless it divides."""
     segments = config.segments()
     index = max(range(len(segments)), key=lambda i: segments[i].repeats * len(segments[i].blocks))
     repeats, blocks = segments[index].repeats, len(segments[index].blocks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,6 +17,9 @@ from jaxllm.parallel.sharding import Layout
 
 Gradients = Callable[[Any, Batch, jax.Array | None, jax.Array], tuple[jax.Array, Metrics, Any]]
 """(params, batch, dropout key or None, step) -> (loss, metrics, gradients)"""
+
+
+PIPELINE_GOES_WITH = ("data", "fsdp", "tensor", "pipeline")
 
 
 def accumulated(objective: Objective, microbatches: int) -> Gradients:
@@ -52,10 +54,16 @@ def accumulated(objective: Objective, microbatches: int) -> Gradients:
 def pipelined(objective: Objective, microbatches: int, config: PipelineConfig, layout: Layout) -> Gradients:
     """The same through a pipeline over the mesh axis of that name, in the order of a schedule.
 
-    Raises ValueError for an objective that is not cut into stages, for counts that the schedule does not work with and
-    for a model that its stages don't divide.
+    Raises ValueError for an objective that is not cut into stages, for counts that the schedule does not work with, for
+    a model that its stages don't divide, and for a mesh with axes that a pipeline does not go with.
     """
     ranks = layout.mesh.shape["pipeline"]
+    others = [name for name, size in layout.mesh.shape.items() if size > 1 and name not in PIPELINE_GOES_WITH]
+    if others:
+        raise ValueError(
+            f"mesh.pipeline={ranks} does not go together with {', '.join(f'mesh.{name}' for name in others)}: ranks "
+            f"that do different work at a time could not exchange anything but sums over them. Set one of them to 1"
+        )
     if not isinstance(_at(objective, jnp.int32(0)), NextToken):
         raise ValueError(
             f"a pipeline trains with the next-token objective only, not with {objective}: set mesh.pipeline=1"
@@ -90,7 +98,7 @@ def laid_out(spec: Spec, model: ModelConfig, config: PipelineConfig, microbatche
 
 
 def split_rows(batch: Batch, microbatches: int) -> Batch:
-    """[B, ...] to [microbatches, B / microbatches, ...]. Row r goes to microbatch r mod n, so that each device finds its
+    """[B, ...] to [n, B / n, ...] for n microbatches. Row r goes to microbatch r mod n, so that each device finds its
     part of every microbatch among its own rows."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch)
 

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxllm.models.channels.grouped import grouped_product
 from jaxllm.models.channels.mlp import activate
@@ -89,9 +89,12 @@ def sorted_by_expert(p: Experts, config: MoEConfig, x_BTD: jax.Array, routing: R
     divided = x_BTD.shape[0] % layout.batch_shards == 0
     along = layout.rules.spec(("batch" if divided else None, "length", None))
     parts = _hidden_parts(p, layout)
+    # Inside a pipeline's program, which has taken an axis for itself, it is over those left to the compiler.
+    kinds = zip(layout.mesh.axis_names, layout.mesh.axis_types, strict=True)
     local = jax.shard_map(
         partial(_sorted_locally, config, layout.rules.mlp),
         mesh=layout.mesh,
+        axis_names={name for name, kind in kinds if kind != AxisType.Manual},
         in_specs=(parts, along, Routing(along, along)),
         out_specs=along,
         check_vma=False,

@@ -10,7 +10,7 @@ from jaxllm.parallel.schedules import Schedule, build_schedule
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """The schedule of a pipeline; read where mesh.pipeline is more than 1. Its microbatches are training.accumulation."""
+    """The schedule of a pipeline, where mesh.pipeline is more than 1. Its microbatches are training.accumulation."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zbv", "dualpipe", "dualpipe-v"] = "1f1b"
     """In which order ranks do forwards and backwards (docs/pipeline_schedules.md compares them)."""

@@ -24,7 +24,7 @@ from jaxllm.parallel.pipeline.instructions import BACKWARDS, FIRST, LAST, Instru
 from jaxllm.parallel.pipeline.split_backward import Split, split_backward
 from jaxllm.parallel.pipeline.stage_routes import StageRoutes
 from jaxllm.parallel.schedules import Kind
-from jaxllm.parallel.sharding import Layout, current_layout, use_layout
+from jaxllm.parallel.sharding import Layout, constrain, use_layout
 
 AXIS = "pipeline"
 
@@ -105,24 +105,20 @@ def run_pipeline(
 
 
 def _by_stage(schedule, reports: Any) -> Any:
-    """Reports of all ranks' chunks, one rank after the other, brought into the order of the stages; copies are added."""
+    """Reports of all ranks' chunks, rank after rank, put into the order of the stages; those of copies are added."""
     place = {chunk: i for i, chunk in enumerate(chunk for held in schedule.chunks for chunk in held)}
     orders = [[place[direction, stage] for stage in range(schedule.stages)] for direction in range(schedule.directions)]
     return jax.tree.map(lambda x: sum(x[jnp.asarray(order)] for order in orders), reports)
 
 
-def _run_rank(model, program: Instructions, routes: StageRoutes, layout: Layout, layers, ends, microbatches, weights_M, table):
+def _run_rank(model, program, routes: StageRoutes, layout, layers, ends, microbatches, weights_M, table):
     # Inside, the pipeline's axis is no longer the compiler's to use: the layout is that of the other axes.
     with use_layout(Layout(jax.sharding.get_abstract_mesh(), layout.rules)):
         rank = _Rank(model, program, routes.deliver(layers), ends, microbatches, weights_M)
         rows = jax.tree.map(lambda numbers: numbers[:, 0], table)
-        (state, _), _ = jax.lax.scan(rank.tick, (rank.start(), ()), rows)
-        totals = state.totals
-        psum = lambda tree: jax.tree.map(lambda x: jax.lax.psum(x, AXIS), tree)  # noqa: E731
-        totals = Totals(
-            psum(totals.loss), psum(totals.first), totals.middle, psum(totals.last), psum(totals.ends_bar)
-        )
-        return totals, routes.collect(state.layers_bar)
+        state, _ = jax.lax.scan(lambda state, row: (rank.tick(state, row), None), rank.start(), rows)
+        summed = jax.lax.psum(state.totals.replace(middle=None), AXIS)
+        return summed.replace(middle=state.totals.middle), routes.collect(state.layers_bar)
 
 
 @struct.dataclass
@@ -154,10 +150,11 @@ class _Rank:
     def start(self) -> State:
         slots = self.program.slots
         stash = lambda name, like: jnp.zeros((slots[name], *like.shape), like.dtype)  # noqa: E731
+        stream = lambda name: constrain(stash(name, self.x), None, "batch", "length", None)  # noqa: E731
         saved = [stash("saved", like) for like in self.split.saved] if self.split else []
         chunks = jax.tree.leaves(self.layers)[0].shape[0]
         layers_bar = jax.tree.map(jnp.zeros_like, self.layers)
-        return State(self._totals(chunks), layers_bar, stash("x", self.x), stash("y_bar", self.x), saved)
+        return State(self._totals(chunks), layers_bar, stream("x"), stream("y_bar"), saved)
 
     def _totals(self, chunks: int | None) -> Totals:
         zeros = partial(jax.tree.map, lambda like: jnp.zeros(like.shape, like.dtype))
@@ -165,15 +162,16 @@ class _Rank:
         middle = jax.tree.map(lambda like: jnp.zeros((*lead, *like.shape), like.dtype), self.middle_report)
         return Totals(jnp.zeros(()), zeros(self.first_report), middle, zeros(self.last_report), zeros(self.ends))
 
-    def tick(self, carry, row):
-        state, _ = carry
-        y = jax.lax.cond(row["forward"] > 0, self._forward, lambda state, row: jnp.zeros(self.x.shape, self.x.dtype), state, row)
+    def tick(self, state: State, row: dict[str, jax.Array]) -> State:
+        """One tick: a forward or none, a backward of some kind or none, then messages."""
+        nothing = lambda state, row: jnp.zeros(self.x.shape, self.x.dtype)  # noqa: E731
+        y = jax.lax.cond(row["forward"] > 0, self._forward, nothing, state, row)
         kinds = {Kind.BACKWARD: self._whole, Kind.INPUT_GRADIENT: self._inputs, Kind.WEIGHT_GRADIENT: self._weights}
         branches = [self._nothing] + [kinds[kind] for kind in self.program.kinds]
         codes = [0] + [1 + BACKWARDS.index(kind) for kind in self.program.kinds]
         branch = jnp.asarray([codes.index(code) if code in codes else 0 for code in range(len(BACKWARDS) + 1)])
         state, x_bar = jax.lax.switch(branch[row["backward"]], branches, state, row)
-        return (self._exchange(state, {"x": y, "y_bar": x_bar}, row), ()), None
+        return self._exchange(state, {"x": y, "y_bar": x_bar}, row)
 
     def _exchange(self, state: State, sent: dict[str, jax.Array], row) -> State:
         stashes = {"x": state.x, "y_bar": state.y_bar}
@@ -254,9 +252,7 @@ class _Rank:
             return (y, loss), report
 
         (y, loss), pull, report = jax.vjp(middle, work.layers, x, has_aux=True)
-        totals = totals.replace(
-            loss=totals.loss + work.weight * loss, middle=_plus(totals.middle, report, work.weight)
-        )
+        totals = totals.replace(loss=totals.loss + work.weight * loss, middle=_plus(totals.middle, report, work.weight))
         y_bar, totals = jax.lax.cond(
             work.position & LAST > 0, self._loss, lambda work, y, y_bar, totals: (y_bar, totals), work, y, y_bar, totals
         )
@@ -267,7 +263,8 @@ class _Rank:
         return (x_bar, totals), layers_bar
 
     def _loss(self, work: Work, y, y_bar, totals: Totals):
-        loss, pull, report = jax.vjp(lambda ends, y: self.model.last(ends, y, work.microbatch), work.ends, y, has_aux=True)
+        last = lambda ends, y: self.model.last(ends, y, work.microbatch)  # noqa: E731
+        loss, pull, report = jax.vjp(last, work.ends, y, has_aux=True)
         ends_bar, y_bar = pull(work.weight)
         return y_bar, totals.replace(
             loss=totals.loss + work.weight * loss,

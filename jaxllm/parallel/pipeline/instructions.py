@@ -29,7 +29,7 @@ class Columns:
     """Integers for each [tick, rank]; those that mean nothing there are 0, slots the one for waste."""
 
     forward: np.ndarray
-    """1 where a forward is computed. None is on the last stage: its backward computes it again, and nobody else asks."""
+    """1 where a forward is computed. The last stage needs none: its backward computes it again."""
     forward_microbatch: np.ndarray
     forward_stage: np.ndarray
     forward_chunk: np.ndarray

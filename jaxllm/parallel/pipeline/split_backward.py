@@ -2,8 +2,8 @@
 
 `jax.vjp` gives both in one program. That program is traced, and each of its operations goes to the part that it is for:
 what the first results need is `early`, all else is `late`; what the late part reads of the early one is `saved`. Where
-a scan over layers makes both, it becomes two scans by the same rule, and what its later half reads is stacked. Nothing
-is computed twice but what follows from operands that are there both times (casts of weights, masks), which is not saved.
+a scan over layers makes both, it becomes two scans by the same rule, and what its later half reads is stacked. What
+follows from operands that are there both times (casts of weights, masks) is not saved but computed again, only that.
 
 Operations are only ever moved, so both parts together are the whole by construction. One that can't be split is early.
 """
@@ -94,7 +94,7 @@ def _cut(jaxpr: Jaxpr, firsts, laters, *, lasting: set[Name], at_hand: set[Name]
     early, late_halves = [], {}
     needed = _names(firsts)
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
-        if needed.isdisjoint(eqn.outvars):
+        if needed.isdisjoint(eqn.outvars) and not eqn.effects:  # one that prints, say, is early
             continue
         step, half = _halves(eqn, needed, live, follows)
         early.append(step)

@@ -95,23 +95,27 @@ def _rounds(rank_of_stage: Sequence[int], ranks: int, kept: int) -> tuple[Round,
     chunk = {stage: sum(rank_of_stage[s] == rank for s in range(stage)) for stage, rank in enumerate(rank_of_stage)}
     rounds = []
     for _ in range(kept):
-        stage_of_receiver: dict[int, int] = {}
-
-        def match(sender: int, seen: set[int]) -> bool:
-            for stage in sorted(left):
-                receiver = rank_of_stage[stage]
-                if stage // kept == sender and receiver not in seen:
-                    seen.add(receiver)
-                    if receiver not in stage_of_receiver or match(stage_of_receiver[receiver] // kept, seen):
-                        stage_of_receiver[receiver] = stage
-                        return True
-            return False
-
-        matched = all(match(sender, set()) for sender in range(ranks))
-        assert matched, rank_of_stage
-        left -= set(stage_of_receiver.values())
-        by_sender = sorted((stage // kept, receiver, stage) for receiver, stage in stage_of_receiver.items())
-        sent = np.array([stage % kept for _, _, stage in by_sender], np.int32)
-        received = np.array([chunk[stage_of_receiver[rank]] for rank in range(ranks)], np.int32)
+        stage_for: dict[int, int] = {}  # by receiver
+        for sender in range(ranks):
+            matched = _match(sender, rank_of_stage, kept, left, stage_for, set())
+            assert matched, rank_of_stage
+        left -= set(stage_for.values())
+        by_sender = sorted((stage // kept, receiver, stage % kept) for receiver, stage in stage_for.items())
+        sent = np.array([place for _, _, place in by_sender], np.int32)
+        received = np.array([chunk[stage_for[rank]] for rank in range(ranks)], np.int32)
         rounds.append(Round(tuple((sender, receiver) for sender, receiver, _ in by_sender), sent, received))
     return tuple(rounds)
+
+
+def _match(sender: int, rank_of_stage, kept: int, left: set[int], stage_for: dict[int, int], tried: set[int]) -> bool:
+    """Find a stage for a sender to send, moving earlier senders to other stages where need be (augmenting paths)."""
+    for stage in sorted(left):
+        receiver = rank_of_stage[stage]
+        if stage // kept != sender or receiver in tried:
+            continue
+        tried.add(receiver)
+        free = receiver not in stage_for
+        if free or _match(stage_for[receiver] // kept, rank_of_stage, kept, left, stage_for, tried):
+            stage_for[receiver] = stage
+            return True
+    return False
