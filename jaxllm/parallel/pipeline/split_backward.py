@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -214,9 +215,14 @@ class _Scan:
 
 def _whole(eqn: JaxprEqn) -> _Step:
     reads = tuple(_ordered(eqn.invars))
-    single = Jaxpr((), reads, eqn.outvars, (eqn,), eqn.effects)
+    single = _empty().replace(invars=reads, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     function = jaxpr_as_fun(ClosedJaxpr(single, ()))
     return _Step(reads, tuple(eqn.outvars), lambda values: function(*_read(reads, values)))
+
+
+@cache
+def _empty() -> Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr
 
 
 def _without_calls(closed: ClosedJaxpr) -> ClosedJaxpr:
