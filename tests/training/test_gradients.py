@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxllm.models import decoder_spec
-from jaxllm.models.config import Block, MambaConfig, MoEConfig, MultiTokenConfig
+from jaxllm.models.config import AttentionConfig, Block, MambaConfig, MoEConfig, MultiTokenConfig
 from jaxllm.models.declare import initialize
 from jaxllm.objectives.next_token import Scheduled, next_token
 from jaxllm.parallel.collectives import find_collectives
@@ -21,25 +21,23 @@ from tests.training import tiny
 MICROBATCHES = 4
 MOE = MoEConfig(num_experts=4, top_k=2, d_ff=16, load_loss=0.1, z_loss=0.01)
 CASES = {
-    "dense with dropout, tied, x data": (
-        replace(tiny.MODEL, num_layers=4, dropout=0.2),
+    "dense with dropout and two targets, tied, x data": (
+        replace(tiny.MODEL, num_layers=4, dropout=0.2, multi_token=MultiTokenConfig()),
         MeshConfig(data=2, pipeline=4),
         "1f1b",
     ),
-    "mixtures behind a dense layer, untied, two targets, x fsdp": (
-        replace(
-            tiny.MODEL,
-            num_layers=3,
-            tie_embeddings=False,
-            prologue=(Block(),),
-            pattern=(Block(channel=MOE),),
-            multi_token=MultiTokenConfig(),
-        ),
+    "mixtures behind a dense layer, untied, x fsdp": (
+        replace(tiny.MODEL, num_layers=5, tie_embeddings=False, prologue=(Block(),), pattern=(Block(channel=MOE),)),
         MeshConfig(data=1, fsdp=2, pipeline=2),
-        "dualpipe",
+        "interleaved",
     ),
     "hybrid with Mamba, x tensor": (
-        replace(tiny.MODEL, num_layers=4, pattern=(Block(mixer=MambaConfig(d_state=4, chunk=4)), Block())),
+        replace(
+            tiny.MODEL,
+            num_layers=4,
+            attention=AttentionConfig(num_heads=2),
+            pattern=(Block(mixer=MambaConfig(d_state=4, chunk=8)), Block()),
+        ),
         MeshConfig(data=1, tensor=2, pipeline=2),
         "zb-h1",
     ),
