@@ -21,12 +21,15 @@ def losses(directory):
     return [row["loss"] for row in tiny.rows(directory) if "loss" in row]
 
 
-def test_a_run_goes_from_one_pipeline_to_another_and_its_losses_are_those_of_none(tmp_path):
-    alone, _ = tiny.train(tmp_path / "alone", experiment(accumulation=1, data=8))
-    _, reporter = tiny.train(tmp_path / "piped", experiment("1f1b", data=2, pipeline=4), tiny.Batches(stopped_at=2))
-    assert reporter.heard("pipeline=4")
-    piped, reporter = tiny.train(tmp_path / "piped", experiment("interleaved", data=2, tensor=2, pipeline=2))
-    assert reporter.heard("resuming at step 3 of 6")
+def test_a_run_through_a_pipeline_goes_on_without_and_its_losses_are_those_of_none(tmp_path):
+    plain = experiment(accumulation=1, data=8)
+    alone, _ = tiny.train(tmp_path / "alone", plain)
+    _, reporter = tiny.train(
+        tmp_path / "piped", experiment("interleaved", data=2, tensor=2, pipeline=2), tiny.Batches(stopped_at=3)
+    )
+    assert reporter.heard("pipeline=2")
+    piped, reporter = tiny.train(tmp_path / "piped", plain)
+    assert reporter.heard("resuming at step 4 of 6")
     np.testing.assert_allclose(losses(tmp_path / "piped"), losses(tmp_path / "alone"), rtol=1e-5)
     assert len(losses(tmp_path / "piped")) == 6
     np.testing.assert_allclose(piped.val_loss, alone.val_loss, rtol=1e-5)

@@ -88,3 +88,15 @@ def test_a_carry_that_only_weights_want_comes_late():
         (x_bar, jax.jit(split.late)(weight, saved)),
     )
     assert products(split.late, weight, saved) == L
+
+
+def test_a_carry_that_feeds_only_what_comes_late_comes_late_too():
+    def function(lasting, passing):
+        add = lambda carry, x: ((carry[0] + x, 2 * carry[1] + carry[0], carry[2] + carry[1]), None)  # noqa: E731
+        (first, _, later), _ = jax.lax.scan(add, (passing, lasting, passing), jnp.arange(4.0))
+        return first, later
+
+    split = split_backward(function, jnp.float32(3), jnp.float32(5))
+    first, saved = split.early(jnp.float32(3), jnp.float32(5))
+    assert (first, split.late(jnp.float32(3), saved)) == function(jnp.float32(3), jnp.float32(5))
+    assert (4,) in [s.shape for s in split.saved], "the early carry, turn by turn"
