@@ -8,7 +8,12 @@ from jaxllm.parallel.sharding import Layout, Rules, param_shardings
 
 
 def test_minus_one_takes_what_is_left():
-    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+        "pipeline": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,11 @@ class _Rank:
         """One tick: a forward or none, a backward of some kind or none, then messages."""
         nothing = lambda state, row: jnp.zeros(self.x.shape, self.x.dtype)  # noqa: E731
         y = jax.lax.cond(row["forward"] > 0, self._forward, nothing, state, row)
-        kinds = {Kind.BACKWARD: self._whole, Kind.INPUT_GRADIENT: self._inputs, Kind.WEIGHT_GRADIENT: self._weights}
-        branches = [self._nothing] + [kinds[kind] for kind in self.program.kinds]
-        codes = [0] + [1 + BACKWARDS.index(kind) for kind in self.program.kinds]
-        branch = jnp.asarray([codes.index(code) if code in codes else 0 for code in range(len(BACKWARDS) + 1)])
-        state, x_bar = jax.lax.switch(branch[row["backward"]], branches, state, row)
+        does = {Kind.BACKWARD: self._whole, Kind.INPUT_GRADIENT: self._inputs, Kind.WEIGHT_GRADIENT: self._weights}
+        x_bar = jnp.zeros(self.x.shape, self.x.dtype)
+        for kind in self.program.kinds:
+            mine = row["backward"] == 1 + BACKWARDS.index(kind)
+            state, x_bar = _where(mine, lambda carry, do=does[kind]: do(carry[0], row), (state, x_bar))
         return self._exchange(state, {"x": y, "y_bar": x_bar}, row)
 
     def _exchange(self, state: State, sent: dict[str, jax.Array], row) -> State:
@@ -189,9 +189,6 @@ class _Rank:
         work = self._work(*(row[f"forward_{name}"] for name in ("microbatch", "chunk", "stage", "ends")))
         x = self._input(work, _at(state.x, row["forward_x"]))
         return self.model.middle(work.layers, x, work.microbatch, work.stage)[0]
-
-    def _nothing(self, state: State, row):
-        return state, jnp.zeros(self.x.shape, self.x.dtype)
 
     def _whole(self, state: State, row):
         work, passing = self._operands(state, row)
@@ -253,13 +250,11 @@ class _Rank:
 
         (y, loss), pull, report = jax.vjp(middle, work.layers, x, has_aux=True)
         totals = totals.replace(loss=totals.loss + work.weight * loss, middle=_plus(totals.middle, report, work.weight))
-        y_bar, totals = jax.lax.cond(
-            work.position & LAST > 0, self._loss, lambda work, y, y_bar, totals: (y_bar, totals), work, y, y_bar, totals
-        )
+        loss = lambda carry: self._loss(work, y, *carry)  # noqa: E731
+        y_bar, totals = _where(work.position & LAST > 0, loss, (y_bar, totals))
         layers_bar, x_bar = pull((y_bar, work.weight))
-        totals = jax.lax.cond(
-            work.position & FIRST > 0, self._embedding, lambda work, x_bar, totals: totals, work, x_bar, totals
-        )
+        embedding = lambda totals: self._embedding(work, x_bar, totals)  # noqa: E731
+        totals = _where(work.position & FIRST > 0, embedding, totals)
         return (x_bar, totals), layers_bar
 
     def _loss(self, work: Work, y, y_bar, totals: Totals):
@@ -284,6 +279,15 @@ class _Rank:
             first=_plus(totals.first, report, work.weight),
             ends_bar=jax.tree.map(jnp.add, totals.ends_bar, ends_bar),
         )
+
+
+def _where(flag: jax.Array, step: Callable[[Any], Any], carry: Any) -> Any:
+    """`step(carry)` where the flag is set, else the carry as it is.
+
+    A loop of one turn or none, and not a branch: XLA updates what a loop carries in place, and copies whatever a branch
+    hands through, here the gradients of all weights and a stash, in every tick.
+    """
+    return jax.lax.fori_loop(0, flag.astype(jnp.int32), lambda _, carry: step(carry), carry)
 
 
 def _at(array: jax.Array, index: jax.Array) -> jax.Array:
