@@ -81,6 +81,15 @@ class Instructions:
         """The kinds of backward that occur."""
         return tuple(kind for code, kind in enumerate(BACKWARDS, 1) if (self.columns.backward == code).any())
 
+    def lock_step_time(self, forward=1, backward=3, input_gradient=2, weight_gradient=1):
+        """The time of a step in which every tick takes as long as its slowest rank, by what one stage costs.
+
+        As they stand, costs are those of a stage whose forward, input and weight gradients take 1 each, where backwards
+        compute the forward again.
+        """
+        costs = np.array([0, backward, input_gradient, weight_gradient])
+        return (forward * self.columns.forward + costs[self.columns.backward]).max(1).sum()
+
     def table(self) -> dict[str, np.ndarray]:
         """All columns and the slots of arriving messages, [tick, rank] each, by name."""
         table = {field.name: getattr(self.columns, field.name) for field in fields(Columns)}

@@ -84,6 +84,18 @@ def test_messages_of_a_tick():
     assert shifts["zbv"] == shifts["dualpipe-v"] == shifts["dualpipe"] | {("x", 0), ("y_bar", 0)}
 
 
+@pytest.mark.parametrize(("ranks", "microbatches"), [(2, 4), (4, 8), (8, 32)])
+def test_the_time_in_lock_step(ranks, microbatches):
+    time = {
+        name: instructions(build_schedule(name, ranks, microbatches)).lock_step_time()
+        for name in ("gpipe", "1f1b", "dualpipe")
+    }
+    ticks = microbatches + ranks - 1
+    assert time["gpipe"] == (ticks - 1) + 3 * ticks, "the last stage's forwards are part of its backwards"
+    # In a steady tick of 1F1B one rank does a forward while its neighbour does a backward: it takes a backward's time.
+    assert time["dualpipe"] < time["gpipe"] < time["1f1b"]
+
+
 def test_numbers_are_used_again():
     assert allot([(0, 3), (1, 2), (3, 5), (4, 6), (7, 7)]) == [0, 1, 1, 0, 0]
     assert allot([(2, 2), (0, 1)]) == [0, 0]
