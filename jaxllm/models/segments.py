@@ -37,16 +37,31 @@ def run_segments(
     """The stream after all layers, the caches (None if none came in), and the statistics, both stacked over layers."""
     new_caches, statistics = [], []
     for i, (segment, blocks) in enumerate(zip(segments, params, strict=True)):
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, i)
+        keys_L = layer_keys(dropout_key, i, segment)
         stacked = None if caches is None else caches[i]
-        x_BTD, (stacked, reported) = _run_segment(blocks, config, segment, x_BTD, context, stacked, key, remat)
+        x_BTD, (stacked, reported) = run_segment(blocks, config, segment, x_BTD, context, stacked, keys_L, remat)
         new_caches.append(stacked)
         statistics.append(reported)
     return x_BTD, None if caches is None else tuple(new_caches), tuple(statistics)
 
 
-def _run_segment(blocks, config, segment: Segment, x_BTD, context: Context, caches, key, remat: Remat):
-    keys_L = None if key is None else jax.random.split(key, segment.repeats)
+def layer_keys(dropout_key: jax.Array | None, index: int, segment: Segment) -> jax.Array | None:
+    """A key for each layer of the model's segment `index`, [L]; None where dropout is off."""
+    return None if dropout_key is None else jax.random.split(jax.random.fold_in(dropout_key, index), segment.repeats)
+
+
+def run_segment(
+    blocks: tuple[Block, ...],
+    config: ModelConfig,
+    segment: Segment,
+    x_BTD: jax.Array,
+    context: Context,
+    caches: tuple[BlockCache, ...] | None,
+    keys_L: jax.Array | None,
+    remat: Remat,
+) -> tuple[jax.Array, tuple[Any, tuple[Statistics, ...]]]:
+    """The stream after one segment, or after a part of it, which is a segment of fewer layers; `segment.first` may be a
+    traced number. Caches and statistics are stacked over layers."""
     first_L = segment.first + len(segment.blocks) * jnp.arange(segment.repeats, dtype=jnp.int32)
 
     def layer(x_BTD, stacked):

@@ -16,6 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import AxisType
 
 from jaxllm.parallel.sharding import constrain, constrain_gradient, current_layout
 from jaxllm.parallel.text_order import splits_text
@@ -151,11 +152,22 @@ def _chunk_terms(settings, x_BCD, targets_BC, weights_BC, head_VD, bias_V):
         logits = settings.softcap * jnp.tanh(logits / settings.softcap)
     logits = constrain(logits, "rows", None, "act_vocab")
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_logits = jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0]
+    target_logits = _of_targets(logits, targets_BC)
     correct = (target_logits >= logits.max(-1)) * weights_BC
     nll = (log_z - target_logits) * weights_BC
     sums_B = CrossEntropy(nll.sum(-1), (jnp.square(log_z) * weights_BC).sum(-1), correct.sum(-1))
     return logits, log_z, sums_B
+
+
+def _of_targets(logits, targets_BC):
+    """The logit of each target, [B, C]."""
+    layout = current_layout()
+    if layout is None or AxisType.Manual not in layout.mesh.axis_types:
+        return jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0]
+    # Inside a pipeline's program, with both rows and vocabulary split, XLA's partitioner dies of that gather (jax 0.10:
+    # "Check failed" in ExpandDeviceGroupsWithIota).
+    chosen = targets_BC[..., None] == jnp.arange(logits.shape[-1], dtype=targets_BC.dtype)
+    return jnp.where(chosen, logits, 0).sum(-1)
 
 
 def _gathered(head_VD, dtype):

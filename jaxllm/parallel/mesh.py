@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 # In the order of the mesh: of the axes further back, neighbours lie closer together and talk more often.
-AXES = ("data", "fsdp", "expert", "context", "tensor")
+AXES = ("data", "pipeline", "fsdp", "expert", "context", "tensor")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class MeshConfig:
     """Devices that split the text of each row."""
     expert: int = 1
     """Devices that share the batch and split the experts of mixtures of experts."""
+    pipeline: int = 1
+    """Ranks of a pipeline, each with an equal share of the layers; how they take turns is `pipeline.schedule`."""
     slices: int = 1
     """Groups of devices with a fast network inside and a slow one between: replicas (`data`) are spread over them."""
     zero: Literal[1, 2, 3] = 3

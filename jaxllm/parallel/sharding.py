@@ -25,6 +25,7 @@ class Rules:
     """
 
     layers: MeshAxes = None
+    stages: MeshAxes = "pipeline"
     vocab: MeshAxes = "tensor"
     position: MeshAxes = None
     embed: MeshAxes = "fsdp"

@@ -14,6 +14,7 @@ from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.sharding import Layout, layout_of, param_shardings
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
+from jaxllm.training.gradients import laid_out
 from jaxllm.training.optimizers import make_optimizer
 from jaxllm.training.state import abstract_state
 
@@ -48,13 +49,14 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     """Of an experiment on its mesh over `devices` (default: what the fixed axes of the mesh need).
 
     Activations are divided over the axes that split the batch and the text, not over the others: with tensor
-    parallelism the real ones are smaller. Raises ValueError when the mesh does not fit the devices, the model or the
+    parallelism and in a pipeline the real ones are smaller. Raises ValueError when the mesh does not fit the devices,
+    the model or the
     batch.
     """
     layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
-    spec = decoder_spec(model)
-    optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
+    spec = laid_out(decoder_spec(model), model, experiment.pipeline, training.accumulation, layout)
+    optimizer = make_optimizer(experiment.optimizer, decoder_spec(model), training.steps, model)
     state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
     length = model.context_length // layout.ways("length")

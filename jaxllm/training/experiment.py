@@ -10,6 +10,7 @@ from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.config.migrations import model_from_version_1
 from jaxllm.parallel.mesh import MeshConfig
+from jaxllm.parallel.pipeline.config import PipelineConfig
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.optimizers import OptimizerConfig
 
@@ -26,7 +27,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Rows of context_length tokens in one optimizer step, over all devices and microbatches."""
     accumulation: int = 1
-    """Microbatches that a step is computed in, one after another, to save memory."""
+    """Microbatches that a step is computed in: one after another, to save memory, or as they go through a pipeline."""
     seed: int = 0
     """Seed of the initial parameters and of dropout."""
     grad_clip: float = 1.0
@@ -139,5 +140,7 @@ class Experiment:
     """What happens when the loss explodes."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
+    pipeline: PipelineConfig = PipelineConfig()
+    """How the ranks of mesh.pipeline take turns."""
     version: int = CONFIG_VERSION
     """Version of these fields; a newer one than this jaxllm knows is refused."""

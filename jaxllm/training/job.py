@@ -12,6 +12,7 @@ from jaxllm.models.config import ModelConfig
 from jaxllm.models.declare import Spec, count
 from jaxllm.models.kernel_plan import kernel_plan
 from jaxllm.objectives.next_token import Objective, Scheduled, next_token, switched
+from jaxllm.parallel.schedules import ticks
 from jaxllm.parallel.sharding import Layout, use_layout
 from jaxllm.training.experiment import Experiment, TrainingConfig
 
@@ -96,6 +97,7 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
         f"model      {count(job.spec):,} parameters, {model.num_layers} layers, context {model.context_length}, "
         f"{model.compute_dtype} compute, float32 parameters",
         f"mesh       {devices.size} {devices.flat[0].device_kind} ({axes})",
+        *_pipeline_lines(experiment, layout.mesh.shape["pipeline"]),
         f"batch      {training.batch_size} rows of {model.context_length} tokens in {training.accumulation} "
         f"microbatch(es), remat {training.remat}",
         f"kernels    {kernels}",
@@ -105,3 +107,13 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
         f"compiled   in {compile_seconds:.1f} s",
     ]
     return "\n".join(lines)
+
+
+def _pipeline_lines(experiment: Experiment, ranks: int) -> list[str]:
+    if ranks == 1:
+        return []
+    schedule = experiment.pipeline.build(ranks, experiment.training.accumulation)
+    return [
+        f"pipeline   {schedule.name}: {schedule.stages} stages on {ranks} ranks, {schedule.microbatches} microbatches, "
+        f"{len(ticks(schedule))} ticks"
+    ]

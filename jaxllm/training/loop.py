@@ -23,6 +23,7 @@ from jaxllm.objectives.routing import settle_routing
 from jaxllm.parallel.sharding import make_layout
 from jaxllm.training.checkpoints import Checkpoints
 from jaxllm.training.experiment import Experiment
+from jaxllm.training.gradients import Gradients, accumulated, laid_out, pipelined
 from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
 from jaxllm.training.mesh_fit import check_mesh
 from jaxllm.training.metrics import MetricsLog
@@ -50,7 +51,8 @@ class Trainer:
         _check_balance(experiment)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
         self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
-        self.target, self.shardings = abstract_state(job.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
+        self.spec = laid_out(job.spec, experiment.model, experiment.pipeline, config.accumulation, self.layout)
+        self.target, self.shardings = abstract_state(self.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
@@ -106,8 +108,9 @@ class Trainer:
             self.schedule,
             config,
             dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
-            spec=self.job.spec,
+            spec=self.spec,
             after_update=settle_routing(model),
+            gradients=self._gradients(),
         )
         rows, length = config.batch_size, model.context_length
         types = {
@@ -123,6 +126,12 @@ class Trainer:
         self.train_step = jit_step(step, self.layout, self.shardings).lower(self.target, batch).compile()
         self.compile_seconds = time.perf_counter() - start
         self.reporter.say(describe_plan(self.job, self.layout, self.train_step.memory_analysis(), self.compile_seconds))
+
+    def _gradients(self) -> Gradients:
+        objective, microbatches = self.job.objective, self.config.accumulation
+        if self.layout.mesh.shape["pipeline"] == 1:
+            return accumulated(objective, microbatches, self.spec)
+        return pipelined(objective, microbatches, self.job.experiment.pipeline, self.layout, self.spec)
 
     def _resume_or_start(self) -> None:
         restored = self.checkpoints.restore(self.target)

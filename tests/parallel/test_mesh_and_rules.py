@@ -9,7 +9,7 @@ from jaxllm.parallel.sharding import Layout, Rules, param_shardings
 
 
 def test_minus_one_takes_what_is_left():
-    sizes = {"data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
+    sizes = {"data": 2, "pipeline": 1, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
     assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == sizes
 
 
