@@ -10,6 +10,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
 from jaxllm.models.declare import Param, ones, zeros
@@ -93,6 +94,7 @@ def attention(
     positions_BT, segment_ids = context.positions_BT, context.segment_ids_BT
     q_BTHK, k_BTGK = _queries_and_keys(p, model, config, x_BTD, context, cache)
     v_BTGK = affine("BTD,DHK->BTHK", x_BTD, p.value, p.value_bias)
+    q_BTHK, k_BTGK, v_BTGK = checkpoint_name((q_BTHK, k_BTGK, v_BTGK), "qkv")
     if cache is None:
         k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
         v_BSGK = constrain(v_BTGK, "batch", None, "act_heads", None)
@@ -119,6 +121,7 @@ def attention(
         sinks=p.sinks,
         scale=_scale(model, config),
     )
+    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     if p.gate is not None:
         gate_BTHK = affine("BTD,DHK->BTHK", x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
         mixed_BTHK = mixed_BTHK * jax.nn.sigmoid(gate_BTHK).astype(mixed_BTHK.dtype)
