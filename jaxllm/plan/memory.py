@@ -15,12 +15,14 @@ from jaxllm.parallel.sharding import Layout
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.optimizers import make_optimizer
-from jaxllm.training.state import abstract_state
+from jaxllm.training.precision import make_precision
+from jaxllm.training.state import HOST_MEMORY, abstract_state
 
 RULES = {
-    "weights": "float32, as the state's shardings divide them",
-    "gradients": "float32, divided as the weights are; twice that with accumulation",
-    "optimizer": "the arrays that the update rule keeps",
+    "weights": "in the type they are kept in, as the state's shardings divide them",
+    "gradients": "as the weights; with accumulation their float32 sum besides",
+    "optimizer": "the arrays that the update rule keeps, on the device or in host memory",
+    "host": "optimizer state and activations that are offloaded; not in the total of the device",
     "average": "a copy of the weights where training.ema_decay is set",
     "activations": activations.RULE,
     "loss": "two float32 chunks [n, V] of max(2^22 / V, 1024) positions, the stream and its gradient",
@@ -38,10 +40,13 @@ class TrainingMemory:
     kept_activations: int
     working_activations: int
     loss: int
+    host: int = 0
+    """In the host memory of each device, not on it."""
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        """On the device."""
+        return sum(getattr(self, field.name) for field in fields(self)) - self.host
 
 
 def training_memory(experiment: Experiment, devices: int | None = None) -> TrainingMemory:
@@ -54,19 +59,44 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     model = experiment.model
     spec = decoder_spec(model)
     optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
-    state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
+    state, _ = abstract_state(
+        spec,
+        optimizer,
+        layout,
+        ema=training.ema_decay > 0,
+        precision=make_precision(experiment.precision, spec, model.compute_dtype),
+        offload_optimizer=training.offload_optimizer,
+    )
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
     layers = activations.activations(model, rows, model.context_length, training.remat)
-    weights = _bytes(state.params)
+    weights, moments = _bytes(state.params), _bytes(state.opt_state)
+    offloaded = _bytes([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.sharding.memory_kind == HOST_MEMORY])
+    summed = _bytes(jax.tree.map(_in_float32, state.params)) if training.accumulation > 1 else 0
     return TrainingMemory(
         weights=weights,
-        gradients=weights * (2 if training.accumulation > 1 else 1),
-        optimizer=_bytes(state.opt_state),
+        gradients=weights + summed,
+        optimizer=moments - offloaded,
         average=_bytes(state.ema),
         kept_activations=layers.kept,
         working_activations=layers.working,
         loss=_loss(model, rows, model.context_length),
+        host=offloaded + layers.host,
     )
+
+
+def memory_report(experiment: Experiment, devices: int | None = None) -> tuple[str, ...]:
+    """Where the bytes of a step go, as lines for a person. Raises as `training_memory` does."""
+    used = training_memory(experiment, devices)
+    parts = {
+        "parameters": used.weights + used.average,
+        "gradients": used.gradients,
+        "optimizer state": used.optimizer,
+        f"activations (remat {experiment.training.remat})": used.kept_activations + used.working_activations,
+        "loss": used.loss,
+        "in host memory": used.host,
+    }
+    named = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
+    return (f"by arithmetic, MiB per device: {named}",)
 
 
 def state_bytes(experiment: Experiment) -> tuple[int, int]:
@@ -101,6 +131,10 @@ def _rows(microbatch: int, shards: int) -> int:
 def _bytes(tree) -> int:
     """Of the part of each array that lies on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _in_float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding)
 
 
 def _loss(model, rows: int, length: int) -> int:

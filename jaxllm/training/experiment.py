@@ -12,6 +12,7 @@ from jaxllm.models.config.remat import parse_remat
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.optimizers import OptimizerConfig
+from jaxllm.training.precision import PrecisionConfig
 
 CONFIG_VERSION = 2
 MIGRATIONS[1] = lambda run: {**run, "model": model_from_version_1(run.get("model", {}))}
@@ -44,6 +45,8 @@ class TrainingConfig:
     remat: str = "none"
     """What the backward pass keeps of each layer: none (recomputes nothing), full, every:K, sqrt, dots, attention,
     names:A,B, offload:A,B, offload_dots; over the depth, full*8 + none (docs/memory_and_precision.md)."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory (pinned_host) between updates."""
     eval_every: int = 100
     """Steps between evaluations on the validation part; 0 evaluates at the end only."""
     eval_batches: int = 0
@@ -135,6 +138,8 @@ class Experiment:
     """Update rule and learning-rate schedule."""
     training: TrainingConfig = TrainingConfig()
     """Length, batch and evaluation."""
+    precision: PrecisionConfig = PrecisionConfig()
+    """Types of parameters, optimizer state and products."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
     recovery: RecoveryConfig = RecoveryConfig()

@@ -11,8 +11,15 @@ import optax
 
 from jaxllm.objectives.next_token import Batch, Metrics, Objective, Scheduled
 from jaxllm.parallel.sharding import Layout, use_layout
+from jaxllm.quantize.low_precision import remember
 from jaxllm.training.experiment import TrainingConfig
-from jaxllm.training.state import TrainState
+from jaxllm.training.loss_scale import follow
+from jaxllm.training.precision import FULL, Precision
+from jaxllm.training.state import HOST_MEMORY, TrainState
+from jaxllm.training.stochastic_rounding import store_like, widened
+
+# Folded into a step's key: dropout draws from that key itself.
+ROUNDING = 0x5EED
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -25,33 +32,46 @@ def make_step(
     *,
     dropout: bool = False,
     after_update: Callable[[Any, Any, Metrics], tuple[Any, Metrics]] | None = None,
+    precision: Precision = FULL,
 ) -> Step:
     """The pure step: (state, batch of [batch_size, T] arrays) -> (state, metrics).
 
     `after_update` is for what no optimizer should do: from the parameters before and after its update and the metrics
     of the whole batch it makes the parameters to go on with, and the metrics to report.
 
-    A step whose loss or gradient norm is not finite leaves everything but the counters as it was.
+    A step whose loss or gradient norm is not finite leaves everything but the counters and the loss scale as it was.
+    `metrics["overflow"]`, where the loss is scaled, says that a smaller scale may mend it.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step) if dropout else None
         current = objective.at(state.step) if isinstance(objective, Scheduled) else objective
-        loss, metrics, grads = _accumulate(current, state.params, batch, key, config.accumulation)
+        weights, scale = (state.params, state.histories), state.loss_scale and state.loss_scale.scale
+        loss, metrics, (grads, observed) = _accumulate(
+            precision.objective(current), weights, batch, key, config.accumulation, scale
+        )
         grad_norm = optax.tree.norm(grads)
         if config.grad_clip:
             grads = _scale(grads, jnp.minimum(1.0, config.grad_clip / (grad_norm + 1e-6)))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        before = widened(state.params)
+        updates, opt_state = optimizer.update(grads, widened(state.opt_state), before)
+        params = optax.apply_updates(before, updates)
         if after_update is not None:
-            params, metrics = after_update(state.params, params, metrics)
+            params, metrics = after_update(before, params, metrics)
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - config.ema_decay)
+        params, opt_state = _stored((params, opt_state), (state.params, state.opt_state), state)
+        histories = state.histories and remember(state.histories, observed)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
-        params, opt_state, ema = jax.tree.map(
-            keep, (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        params, opt_state, ema, histories = jax.tree.map(
+            keep, (params, opt_state, ema, histories), (state.params, state.opt_state, state.ema, state.histories)
         )
+        loss_scale = state.loss_scale
+        if loss_scale is not None:
+            can_fall = loss_scale.scale > precision.config.loss_scale.smallest
+            metrics |= {"loss_scale": scale, "overflow": ~finite & jnp.isfinite(loss) & can_fall}
+            loss_scale = follow(loss_scale, finite, precision.config.loss_scale)
         skipped = state.skipped + ~finite
         metrics |= {
             "loss": loss,
@@ -60,18 +80,26 @@ def make_step(
             "finite": finite,
             "skipped": skipped,
         }
-        return TrainState(state.step + 1, params, opt_state, ema, state.key_data, skipped), metrics
+        counted = state.replace(step=state.step + 1, skipped=skipped, loss_scale=loss_scale, histories=histories)
+        return counted.replace(params=params, opt_state=opt_state, ema=ema), metrics
 
     return step
 
 
 def jit_step(step: Step, layout: Layout, shardings: TrainState) -> Step:
-    """The step compiled for a layout: the state is donated, the batch is split over the mesh's batch axes."""
+    """The step compiled for a layout: the state is donated, the batch is split over the mesh's batch axes. Optimizer
+    state that lies in host memory comes to the devices for the update and goes back."""
     batch_sharding = layout.sharding("batch", "length")
+    offloaded = any(sharding.memory_kind == HOST_MEMORY for sharding in jax.tree.leaves(shardings.opt_state))
+    on_device = jax.tree.map(lambda sharding: sharding.with_memory_kind("device"), shardings.opt_state)
 
     def placed(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with use_layout(layout):
-            return step(state, batch)
+            if not offloaded:
+                return step(state, batch)
+            state = state.replace(opt_state=jax.device_put(state.opt_state, on_device))
+            state, metrics = step(state, batch)
+            return state.replace(opt_state=jax.device_put(state.opt_state, shardings.opt_state)), metrics
 
     return jax.jit(placed, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, None), donate_argnums=0)
 
@@ -92,29 +120,48 @@ def make_evaluation(objective: Objective, layout: Layout, token_bytes: Any) -> C
     return jax.jit(evaluate, in_shardings=(None, layout.sharding("batch", "length")))
 
 
-def _accumulate(objective: Objective, params: Any, batch: Batch, key: jax.Array | None, microbatches: int):
-    """Loss, metrics and gradients of the whole batch: the weighted mean over microbatches, one after another."""
-    differentiate = jax.value_and_grad(objective, has_aux=True)
+def _accumulate(
+    objective: Objective, weights: Any, batch: Batch, key: jax.Array | None, microbatches: int, scale: jax.Array | None
+):
+    """Loss, metrics, and (gradients, observed magnitudes) of the whole batch: the weighted mean over microbatches, one
+    after another, and the largest of what they observed. Sums are in float32; `scale` is that of the loss."""
+
+    def scaled(weights, batch, key):
+        loss, metrics = objective(weights, batch, key)
+        return loss if scale is None else loss * scale, (loss, metrics)
+
+    def differentiate(batch, key):
+        (_, (loss, metrics)), (grads, observed) = jax.value_and_grad(scaled, has_aux=True)(weights, batch, key)
+        grads = widened(grads)
+        return loss, metrics, grads if scale is None else _scale(grads, 1 / scale), observed
+
     if microbatches == 1:
-        (loss, metrics), grads = differentiate(params, batch, key)
-        return loss, metrics, grads
+        loss, metrics, grads, observed = differentiate(batch, key)
+        return loss, metrics, (grads, observed)
 
     def add(total, microbatch):
         index, rows = microbatch
-        (loss, metrics), grads = differentiate(params, rows, None if key is None else jax.random.fold_in(key, index))
+        loss, metrics, grads, observed = differentiate(rows, None if key is None else jax.random.fold_in(key, index))
         weight = metrics["weight"]
         weighted = _scale((loss, {**metrics, "weight": jnp.ones_like(weight)}, grads), weight)
-        return jax.tree.map(jnp.add, total, weighted), None
+        sums = jax.tree.map(jnp.add, total[0], weighted)
+        return (sums, jax.tree.map(jnp.maximum, total[1], observed)), None
 
     # Row r goes to microbatch r mod n, so that each device finds its part of every microbatch among its own rows.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch)
     first = jax.tree.map(lambda x: x[0], split)
-    (loss, metrics), grads = jax.eval_shape(differentiate, params, first, key)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, grads))
-    (loss, metrics, grads), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), split))
-    weight = metrics["weight"]
-    loss, means, grads = _scale((loss, metrics, grads), 1 / jnp.maximum(weight, 1.0))
-    return loss, {**means, "weight": weight}, grads
+    *sums, observed = jax.eval_shape(differentiate, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (tuple(sums), observed))
+    (sums, observed), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), split))
+    weight = sums[1]["weight"]
+    loss, means, grads = _scale(sums, 1 / jnp.maximum(weight, 1.0))
+    return loss, {**means, "weight": weight}, (grads, observed)
+
+
+def _stored(new: Any, old: Any, state: TrainState) -> Any:
+    """In the types that the state keeps; what is rounded by chance is so by the step's own key."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+    return store_like(new, old, jax.random.fold_in(key, ROUNDING))
 
 
 def _scale(tree: Any, factor: jax.Array) -> Any:
