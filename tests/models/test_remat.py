@@ -1,5 +1,6 @@
 """Rematerialization: every policy gives the same gradients, keeps what it says, and costs what it should."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -15,6 +16,8 @@ from jaxllm.models.declare import initialize
 from jaxllm.models.layer import Context
 from jaxllm.models.remat import recomputable, rematerialized, scan_segment
 from jaxllm.models.segments import run_segments
+from jaxllm.parallel.mesh import MeshConfig, make_mesh
+from jaxllm.parallel.sharding import Layout, param_shardings, use_layout
 from jaxllm.plan.activations import activations
 
 MODEL = ModelConfig(
@@ -114,6 +117,30 @@ def test_recomputing_costs_a_third():
     assert flops["full"] / flops["none"] == pytest.approx(1 + (forward - down) / forward / 3, rel=0.02)
     assert flops["attention"] / flops["none"] == pytest.approx(1 + scores / forward / 3, rel=0.02)
     assert flops["attention"] > 1.01 * flops["none"]
+
+
+# Between devices
+
+
+def all_reduces(remat):
+    """In the compiled gradient over two devices that split heads and hidden units; a loop's body counts once."""
+    layout = Layout(make_mesh(MeshConfig(data=1, tensor=2), jax.devices()[:2]))
+    shardings = param_shardings(decoder_spec(MODEL), layout).segments
+
+    def placed(params, x):
+        with use_layout(layout):
+            return loss(params, x, remat=remat)
+
+    function = jax.jit(jax.grad(placed), in_shardings=(shardings, layout.sharding("batch", "length", None)))
+    return len(re.findall(r" all-reduce(?:-start)?\(", function.lower(*inputs()).compile().as_text()))
+
+
+def test_recomputing_talks_once_more():
+    """The sums over devices that follow attention are made again with it, unless their result is kept. (Those that
+    follow the MLP are not asked for again.)"""
+    none = all_reduces("none")
+    assert all_reduces("full") == none + 1
+    assert all_reduces("names:mixer_out") == none
 
 
 # A kernel that computes its inside again by itself

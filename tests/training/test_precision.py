@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +28,26 @@ from jaxllm.training.step import jit_step, make_step
 from jaxllm.training.stochastic_rounding import stochastic_round
 
 SPEC = decoder_spec(tiny.MODEL)
+PLAIN = PrecisionConfig()
 OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=2), SPEC, 30)
 
 
-def trained(dtype="float32", config=PrecisionConfig(), steps=12, poison=None, **training):  # noqa: B008
-    """The losses of a tiny run, its metrics and its last state."""
-    model = replace(tiny.MODEL, compute_dtype=dtype)
+@cache
+def compiled(dtype, config, accumulation, ema_decay):
     precision = make_precision(config, SPEC, dtype)
-    settings = TrainingConfig(batch_size=8, **training)
-    step = jax.jit(make_step(next_token(model), OPTIMIZER, lambda n: 0.0, settings, precision=precision))
-    state, seen = initial_state(SPEC, OPTIMIZER, 0, settings.ema_decay > 0, precision), []
-    for n in range(steps):
+    settings = TrainingConfig(batch_size=8, accumulation=accumulation, ema_decay=ema_decay)
+    objective = next_token(replace(tiny.MODEL, compute_dtype=dtype))
+    step = jax.jit(make_step(objective, OPTIMIZER, lambda n: 0.0, settings, precision=precision))
+    return step, initial_state(SPEC, OPTIMIZER, 0, ema_decay > 0, precision)
+
+
+def trained(dtype="float32", config=PLAIN, *, accumulation=1, ema_decay=0.0, scale=None, poison=None):
+    """The losses of 12 steps of a tiny run, their metrics and the last state."""
+    step, state = compiled(dtype, config, accumulation, ema_decay)
+    if scale is not None:
+        state = state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(scale)))
+    seen = []
+    for n in range(12):
         batch = tiny.batch(n)
         if poison == n:
             batch["weights"][:] = np.nan
@@ -52,43 +62,42 @@ def reference():
 
 
 def test_parameters_are_master_weights_in_float32(reference):
-    _, _, state = trained("bfloat16", steps=1)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))} == {
-        jnp.dtype("float32"),
-        jnp.dtype("int32"),
-    }
+    _, _, state = reference
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))}
+    assert kinds == {"float32", "int32"}
     assert (state.loss_scale, state.histories) == (None, None)
 
 
 # float16
 
+HALF = PrecisionConfig(loss_scale=LossScaleConfig(initial=2.0**10, growth_interval=4))
+
 
 def test_float16_follows_float32(reference):
-    losses, seen, state = trained("float16")
-    np.testing.assert_allclose(losses, reference[0], rtol=2e-3)
+    losses, seen, state = trained("float16", HALF)
+    np.testing.assert_allclose(losses, reference[0], rtol=5e-3)
     assert losses[-1] < losses[0] - 0.3
-    assert int(state.skipped) == 0 and int(state.loss_scale.good_steps) == 12
-    assert all(
-        m["grad_norm"] == pytest.approx(r["grad_norm"], rel=0.02) for m, r in zip(seen, reference[1], strict=True)
-    )
+    assert int(state.skipped) == 0 and float(state.loss_scale.scale) == 2.0**13
+    norms = [[float(metrics["grad_norm"]) for metrics in run] for run in (seen, reference[1])]
+    np.testing.assert_allclose(*norms, rtol=0.03)
 
 
 def test_overflow_skips_steps_until_the_scale_fits(reference):
-    config = PrecisionConfig(loss_scale=LossScaleConfig(initial=2.0**24, growth_interval=4))
-    losses, seen, state = trained("float16", config, accumulation=2)
+    losses, seen, state = trained("float16", HALF, scale=2.0**28)
     overflows = [bool(metrics["overflow"]) for metrics in seen]
     first = overflows.index(False)
-    assert first >= 1 and all(overflows[:first]), "gradients times 2^24 do not fit"
+    assert first >= 2 and all(overflows[:first]), "gradients times 2^28 do not fit"
     scales = [float(metrics["loss_scale"]) for metrics in seen]
-    assert scales[: first + 1] == [2.0 ** (24 - n) for n in range(first + 1)]
+    assert scales[: first + 1] == [2.0 ** (28 - n) for n in range(first + 1)]
     assert int(state.skipped) == sum(overflows) == int(seen[-1]["skipped"])
-    assert scales[first + 4] == 2 * scales[first], "four good steps raise it again"
     assert np.isfinite(losses).all() and losses[0] == pytest.approx(reference[0][0], rel=1e-3)
+    assert losses[-1] < losses[0]
 
 
 def test_a_bad_batch_is_no_overflow():
-    _, seen, _ = trained("float16", steps=2, poison=1)
-    assert not seen[1]["finite"] and not seen[1]["overflow"]
+    _, seen, state = trained("float16", HALF, poison=3)
+    assert not seen[3]["finite"] and not seen[3]["overflow"]
+    assert int(state.skipped) == 1 and seen[11]["finite"]
 
 
 def test_the_scale_by_hand():
@@ -152,13 +161,8 @@ def test_states_in_bfloat16_learn_as_float32_does(reference):
 
 @pytest.mark.parametrize(
     "products",
-    [
-        ProductConfig(kind="fp8"),
-        ProductConfig(kind="fp8", scaling="delayed", history=4),
-        ProductConfig(kind="fp8", scales="block", block=16),
-        ProductConfig(kind="int8", scales="block", block=16),
-    ],
-    ids=["current", "delayed", "block", "int8"],
+    [ProductConfig(kind="fp8", scaling="delayed", history=4), ProductConfig(kind="int8", scales="block", block=16)],
+    ids=["fp8", "int8"],
 )
 def test_training_in_eight_bits_follows_bfloat16(products, reference):
     losses, _, state = trained("bfloat16", PrecisionConfig(products=products), accumulation=1 + products.delayed)
@@ -174,7 +178,7 @@ def test_training_in_eight_bits_follows_bfloat16(products, reference):
 
 
 def test_optimizer_state_in_host_memory_changes_nothing():
-    layout = Layout(make_mesh(MeshConfig(data=2, fsdp=4)))
+    layout = Layout(make_mesh(MeshConfig(data=1, fsdp=2), jax.devices()[:2]))
     step = make_step(next_token(tiny.MODEL), OPTIMIZER, lambda n: 0.0, TrainingConfig(batch_size=8))
     results = []
     for offload in (False, True):
