@@ -90,6 +90,28 @@ def _plan(lean: LayerCost, cheap: LayerCost, layers: int, spared: int, fixed: fl
     return RematPlan(f"{lean.policy}*{layers - spared} + {cheap.policy}", used, extra)
 
 
+def plan_microbatch(measured: Measured, layers: int, rows: int, budget: float) -> tuple[int, RematPlan]:
+    """`(accumulation, plan)`: into how many microbatches to cut `rows` sequences, and the remat policy of each.
+
+    `measured` is of all rows at once. What a layer keeps, and its cost, go with the rows; what no policy changes is
+    taken as it is, which is too much for fewer rows, and for more than one microbatch the sum of the gradients comes
+    on top (leave room for it in the budget). Less recomputation is better, then fewer microbatches. Raises ValueError
+    when one row at a time does not fit.
+    """
+    best = None
+    for accumulation in (n for n in range(1, rows + 1) if rows % n == 0):
+        costs = [replace(cost, kept=cost.kept / accumulation) for cost in measured.layers]
+        try:
+            plan = plan_remat(costs, layers, budget, fixed=measured.fixed)
+        except ValueError:
+            if accumulation == rows:
+                raise
+            continue
+        if best is None or plan.extra < best[1].extra:
+            best = accumulation, plan
+    return best
+
+
 def measure_layers(
     config: ModelConfig, rows: int, policies: Sequence[str] = CANDIDATES, *, depths: tuple[int, int] = (2, 4)
 ) -> Measured:

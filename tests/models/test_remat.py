@@ -28,7 +28,7 @@ MODEL = ModelConfig(
     attention=AttentionConfig(num_heads=4, num_kv_heads=2),
     mlp=MLPConfig(d_ff=96, activation="silu", gated=True),
 )
-POLICIES = ("none", "full", "dots", "attention", "offload:block_in,attention", "names:mlp_in*1 + every:2")
+POLICIES = ("none", "full", "attention", "offload:block_in,attention", "dots*1 + every:2")
 STREAM = 4 * 32 * 32 * 4  # bytes of 4 x 32 x 32 float32
 
 
@@ -101,9 +101,9 @@ def test_offloading_is_lowered_for_accelerators(platform):
 
 def test_the_compiler_needs_less_memory():
     temporary = {remat: compiled(remat).memory_analysis().temp_size_in_bytes for remat in POLICIES}
-    assert temporary["full"] < temporary["dots"] < temporary["attention"] < temporary["none"]
-    assert temporary["full"] < temporary["names:mlp_in*1 + every:2"] < temporary["none"]
-    for remat in ("none", "full", "dots"):
+    assert temporary["full"] < temporary["attention"] < temporary["none"]
+    assert temporary["full"] < temporary["dots*1 + every:2"] < temporary["none"]
+    for remat in ("none", "full", "attention"):
         planned = activations(MODEL, 4, 32, remat)
         assert 0.6 < temporary[remat] / (planned.kept + planned.working) < 1.7, remat
 
@@ -138,9 +138,7 @@ def all_reduces(remat):
 def test_recomputing_talks_once_more():
     """The sums over devices that follow attention are made again with it, unless their result is kept. (Those that
     follow the MLP are not asked for again.)"""
-    none = all_reduces("none")
-    assert all_reduces("full") == none + 1
-    assert all_reduces("names:mixer_out") == none
+    assert all_reduces("full") == all_reduces("names:mixer_out") + 1
 
 
 # A kernel that computes its inside again by itself

@@ -18,7 +18,7 @@ from jaxllm.plan.recompute import (
     layer_bytes,
     should_recompute,
 )
-from jaxllm.plan.remat_budget import LayerCost, extra_flops, measure_layers, plan_remat
+from jaxllm.plan.remat_budget import LayerCost, Measured, extra_flops, measure_layers, plan_microbatch, plan_remat
 
 GPT3 = {"s": 2048, "b": 1, "h": 12288, "a": 96}
 
@@ -157,6 +157,18 @@ def test_a_mixed_plan_reads_as_a_setting():
 def test_what_fits_nothing_says_what_is_missing():
     with pytest.raises(ValueError, match=r"no remat policy fits 1.00 GiB: 10 layers need at least 2.25 GiB \(1.00"):
         plan_remat([LayerCost("full", 2**27, 1)], 10, 2**30, fixed=2**30)
+
+
+def test_smaller_microbatches_spare_recomputation():
+    measured = Measured(COSTS, fixed=50.0)
+    assert plan_microbatch(measured, 10, 4, 1050)[0] == 1
+    accumulation, plan = plan_microbatch(measured, 10, 4, 400)
+    assert (accumulation, plan.remat) == (4, "none")
+    accumulation, plan = plan_microbatch(measured, 10, 4, 200)
+    assert accumulation == 4 and plan.extra > 0 and plan.bytes <= 200
+    assert plan_microbatch(measured, 10, 1, 120)[0] == 1
+    with pytest.raises(ValueError, match="no remat policy fits"):
+        plan_microbatch(measured, 10, 4, 55)
 
 
 def test_measured_layers():

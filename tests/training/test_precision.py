@@ -1,5 +1,6 @@
 """Types of parameters, states and products in training; loss scaling; optimizer state in host memory."""
 
+import json
 import math
 from dataclasses import replace
 from functools import cache
@@ -11,14 +12,14 @@ import optax
 import pytest
 import tiny
 
-from jaxllm.config import to_json
+from jaxllm.config import apply_overrides, from_json, to_json
 from jaxllm.models import decoder_spec
 from jaxllm.objectives.next_token import next_token
 from jaxllm.parallel.mesh import MeshConfig, make_mesh
 from jaxllm.parallel.sharding import Layout
 from jaxllm.quantize.config import ProductConfig
 from jaxllm.training import state as states
-from jaxllm.training.experiment import TrainingConfig
+from jaxllm.training.experiment import Experiment, TrainingConfig
 from jaxllm.training.loss_scale import LossScale, LossScaleConfig, follow
 from jaxllm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxllm.training.precision import PrecisionConfig, make_precision
@@ -230,3 +231,24 @@ def test_schedule_free_keeps_its_state_as_it_is(tmp_path):
     config = tiny.experiment(optimizer=OptimizerConfig(kind="schedule_free", warmup_steps=2), offload_optimizer=True)
     with pytest.raises(ValueError, match="optimizer.kind=schedule_free makes the parameters to evaluate"):
         tiny.train(tmp_path, config)
+
+
+def test_configs_from_before_these_settings_are_read():
+    """`remat` was one of three words, and there was no `precision`."""
+    content = json.loads(to_json(tiny.experiment(remat="dots")))
+    del content["precision"], content["training"]["offload_optimizer"]
+    assert from_json(json.dumps(content), Experiment) == tiny.experiment(remat="dots")
+    content["training"]["remat"] = "some"
+    with pytest.raises(ValueError, match="unknown remat policy 'some'"):
+        from_json(json.dumps(content), Experiment)
+
+
+def test_settings_of_the_command_line():
+    arguments = [
+        "--training.remat=full*2 + every:4",
+        "--precision.products.kind=fp8",
+        "--precision.parameters=bfloat16",
+    ]
+    changed = apply_overrides(tiny.experiment(), arguments)
+    assert changed.training.remat == "full*2 + every:4"
+    assert (changed.precision.products.kind, changed.precision.parameters) == ("fp8", "bfloat16")
