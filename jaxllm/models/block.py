@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.models.config import Block as BlockConfig
 from jaxllm.models.config import ModelConfig
@@ -85,7 +86,7 @@ def run_block(
             statistics.update(reported)
             if post_norm is not None and residual.norm != "post":
                 out_BTD = normalize(post_norm, config.norm, out_BTD)
-        return out_BTD, cache
+        return checkpoint_name(out_BTD, f"{name}_out"), cache
 
     def join(x_BTD, out_BTD, post_norm, key):
         if out_BTD is None:
@@ -95,6 +96,7 @@ def run_block(
             x_BTD = normalize(post_norm, config.norm, x_BTD)
         return constrain(x_BTD, "batch", "stream", None)
 
+    x_BTD = checkpoint_name(x_BTD, "block_in")
     mixed, mixer_cache = branch("mixer", p.mixer, block.mixer, p.mixer_norm, p.mixer_post_norm, x_BTD, caches.mixer)
     after = join(x_BTD, mixed, p.mixer_post_norm, keys[0])
     channel_norm = p.mixer_norm if residual.shared_norm else p.channel_norm

@@ -13,8 +13,12 @@ import jax.numpy as jnp
 
 
 def einsum(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """`jnp.einsum(equation, x, weight)` in the type of the activations, accumulated in float32."""
-    return product(equation, x, weight, x.dtype)
+    """`jnp.einsum(equation, x, weight)` in the type of the activations, accumulated in float32.
+
+    A leaf that is more than an array makes its products itself: `weight.product_with(equation, x)`.
+    """
+    of_its_own = getattr(weight, "product_with", None)
+    return product(equation, x, weight, x.dtype) if of_its_own is None else of_its_own(equation, x)
 
 
 def affine(equation: str, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -5,7 +5,7 @@ Shape letters: B batch, T time, D model width, L layers of a segment.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ from jaxllm.models.block import Block, BlockCache, block_spec, run_block
 from jaxllm.models.config import ModelConfig, Segment
 from jaxllm.models.declare import stack
 from jaxllm.models.layer import Context, Statistics
-
-Remat = Literal["none", "dots", "full"]
+from jaxllm.models.remat import Remat, scan_segment
 
 
 def segment_spec(config: ModelConfig, segment: Segment) -> tuple[Block, ...]:
@@ -76,17 +75,4 @@ def run_segment(
             statistics.append(reported)
         return x_BTD, (None if layer_caches is None else tuple(new_caches), tuple(statistics))
 
-    return jax.lax.scan(_rematerialized(layer, remat), x_BTD, (blocks, caches, keys_L, first_L))
-
-
-def _rematerialized(layer, remat: Remat):
-    """What the backward pass keeps of a layer: everything, the results of weight products, or only its input."""
-    match remat:
-        case "none":
-            return layer
-        case "dots":
-            return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        case "full":
-            return jax.checkpoint(layer)
-        case _:
-            raise ValueError(f"unknown remat policy {remat!r}: expected none, dots or full")
+    return scan_segment(layer, x_BTD, (blocks, caches, keys_L, first_L), segment, remat)

@@ -13,6 +13,7 @@ from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
 from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.models import ModelConfig, decoder_spec
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
+from jaxllm.plan.memory import memory_report
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Job, Outcome, Reporter, pretraining_objective
@@ -112,6 +113,7 @@ def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, 
         token_bytes=token_lengths(tokenizer, model),
         flops_per_token=train_flops_per_token(model, model.context_length),
         peak_flops=peak,
+        memory_report=memory_report(experiment, jax.device_count()),
     )
 
 

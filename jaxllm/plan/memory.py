@@ -16,12 +16,14 @@ from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.gradients import laid_out
 from jaxllm.training.optimizers import make_optimizer
-from jaxllm.training.state import abstract_state
+from jaxllm.training.precision import make_precision
+from jaxllm.training.state import HOST_MEMORY, abstract_state
 
 RULES = {
-    "weights": "float32, as the state's shardings divide them",
-    "gradients": "float32, divided as mesh.zero says; twice that with accumulation",
-    "optimizer": "the arrays that the update rule keeps",
+    "weights": "in the type they are kept in, as the state's shardings divide them",
+    "gradients": "as the weights, divided as mesh.zero says; with accumulation their float32 sum besides",
+    "optimizer": "the arrays that the update rule keeps, on the device or in host memory",
+    "host": "optimizer state and activations that are offloaded; not in the total of the device",
     "average": "a copy of the weights where training.ema_decay is set",
     "activations": activations.RULE,
     "loss": "two float32 chunks [n, V] of max(2^22 / V, 1024) positions, the stream and its gradient",
@@ -39,10 +41,13 @@ class TrainingMemory:
     kept_activations: int
     working_activations: int
     loss: int
+    host: int = 0
+    """In the host memory of each device, not on it."""
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        """On the device."""
+        return sum(getattr(self, field.name) for field in fields(self)) - self.host
 
 
 def training_memory(experiment: Experiment, devices: int | None = None) -> TrainingMemory:
@@ -50,32 +55,54 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
 
     Activations are divided over the axes that split the batch and the text, not over the others: with tensor
     parallelism and in a pipeline the real ones are smaller. Raises ValueError when the mesh does not fit the devices,
-    the model or the
-    batch.
+    the model or the batch.
     """
     layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
     spec = laid_out(decoder_spec(model), model, experiment.pipeline, training.accumulation, layout)
     optimizer = make_optimizer(experiment.optimizer, decoder_spec(model), training.steps, model)
-    state, _ = abstract_state(spec, optimizer, layout, ema=training.ema_decay > 0)
+    state, _ = abstract_state(
+        spec,
+        optimizer,
+        layout,
+        ema=training.ema_decay > 0,
+        precision=make_precision(experiment.precision, spec, model.compute_dtype),
+        offload_optimizer=training.offload_optimizer,
+    )
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
     length = model.context_length // layout.ways("length")
     layers = activations.activations(model, rows, length, training.remat)
-    weights = _bytes(state.params)
-    lie = param_shardings(spec, layout, layout.gradient_rules)
-    gradients = sum(
-        4 * math.prod(sharding.shard_shape(param.shape))
-        for param, sharding in zip(jax.tree.leaves(spec), jax.tree.leaves(lie), strict=True)
-    )
+    weights, moments = _bytes(state.params), _bytes(state.opt_state)
+    offloaded = _bytes([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.sharding.memory_kind == HOST_MEMORY])
+    lie = jax.tree.leaves(param_shardings(spec, layout, layout.gradient_rules))
+    sizes = [math.prod(sharding.shard_shape(p.shape)) for p, sharding in zip(jax.tree.leaves(spec), lie, strict=True)]
+    widths = [leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)]
+    summed = 4 * sum(sizes) if training.accumulation > 1 else 0
     return TrainingMemory(
         weights=weights,
-        gradients=gradients * (2 if training.accumulation > 1 else 1),
-        optimizer=_bytes(state.opt_state),
+        gradients=sum(size * width for size, width in zip(sizes, widths, strict=True)) + summed,
+        optimizer=moments - offloaded,
         average=_bytes(state.ema),
         kept_activations=layers.kept,
         working_activations=layers.working,
         loss=_loss(model, rows, length),
+        host=offloaded + layers.host,
     )
+
+
+def memory_report(experiment: Experiment, devices: int | None = None) -> tuple[str, ...]:
+    """Where the bytes of a step go, as lines for a person. Raises as `training_memory` does."""
+    used = training_memory(experiment, devices)
+    parts = {
+        "parameters": used.weights + used.average,
+        "gradients": used.gradients,
+        "optimizer state": used.optimizer,
+        f"activations (remat {experiment.training.remat})": used.kept_activations + used.working_activations,
+        "loss": used.loss,
+        "in host memory": used.host,
+    }
+    named = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
+    return (f"by arithmetic, MiB per device: {named}",)
 
 
 def state_bytes(experiment: Experiment) -> tuple[int, int]:
@@ -110,6 +137,10 @@ def _rows(microbatch: int, shards: int) -> int:
 def _bytes(tree) -> int:
     """Of the part of each array that lies on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _in_float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding)
 
 
 def _loss(model, rows: int, length: int) -> int:

@@ -263,9 +263,14 @@ def flatten(tree: Any) -> Arrays:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def training_part(state: TrainState) -> dict[str, Any]:
+    """What the item `training` of a checkpoint holds; what a run does not keep is None, which has no arrays."""
+    names = ("step", "opt_state", "key_data", "skipped", "loss_scale", "histories")
+    return {name: getattr(state, name) for name in names}
+
+
 def _trees(state: TrainState) -> dict[str, Any]:
-    training = {name: getattr(state, name) for name in ("step", "opt_state", "key_data", "skipped")}
-    trees = {"params": state.params, "training": training}
+    trees = {"params": state.params, "training": training_part(state)}
     return trees if state.ema is None else {**trees, "ema": state.ema}
 
 

@@ -13,7 +13,15 @@ _ODD = 2_654_435_761  # Knuth's multiplicative constant; any odd number is inver
 def digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
     """A fingerprint per name. Equal arrays of one shape and type give equal numbers on any mesh; a changed bit changes
     it."""
-    return {name: int(value) for name, value in jax.device_get(_digest_all(arrays)).items()}
+    found = _digest_all({name: x for name, x in arrays.items() if not _in_host_memory(x)})
+    for name, x in arrays.items():  # one at a time: all together they may not fit the devices
+        if _in_host_memory(x):
+            found |= _digest_all({name: jax.device_put(x, x.sharding.with_memory_kind("device"))})
+    return {name: int(value) for name, value in jax.device_get(found).items()}
+
+
+def _in_host_memory(x: jax.Array) -> bool:
+    return isinstance(x, jax.Array) and x.sharding.memory_kind == "pinned_host"
 
 
 @jax.jit

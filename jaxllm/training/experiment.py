@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxllm.config import MIGRATIONS
 from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.config.migrations import model_from_version_1
+from jaxllm.models.config.remat import parse_remat
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.pipeline.config import PipelineConfig
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.optimizers import OptimizerConfig
+from jaxllm.training.precision import PrecisionConfig
 
 CONFIG_VERSION = 2
 MIGRATIONS[1] = lambda run: {**run, "model": model_from_version_1(run.get("model", {}))}
@@ -42,8 +43,11 @@ class TrainingConfig:
     """Part of the steps after which it is (10 of DeepSeek-V3's 14.8 trillion tokens)."""
     ema_decay: float = 0.0
     """Keep an exponential moving average of the parameters with this decay and evaluate it; 0 keeps none."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass keeps of each layer: everything, results of weight products, or only its input."""
+    remat: str = "none"
+    """What the backward pass keeps of each layer: none (recomputes nothing), full, every:K, sqrt, dots, attention,
+    names:A,B, offload:A,B, offload_dots; over the depth, full*8 + none (docs/memory_and_precision.md)."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory (pinned_host) between updates."""
     eval_every: int = 100
     """Steps between evaluations on the validation part; 0 evaluates at the end only."""
     eval_batches: int = 0
@@ -57,6 +61,7 @@ class TrainingConfig:
             raise ValueError(
                 f"training.batch_size={self.batch_size} must be a multiple of training.accumulation={self.accumulation}"
             )
+        parse_remat(self.remat)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay must be in [0, 1), got {self.ema_decay}")
         if not 0 <= self.multi_token_switch <= 1:
@@ -134,6 +139,8 @@ class Experiment:
     """Update rule and learning-rate schedule."""
     training: TrainingConfig = TrainingConfig()
     """Length, batch and evaluation."""
+    precision: PrecisionConfig = PrecisionConfig()
+    """Types of parameters, optimizer state and products."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
     recovery: RecoveryConfig = RecoveryConfig()

@@ -14,51 +14,73 @@ from jaxllm.objectives.next_token import Batch, Metrics, NextToken, Objective, S
 from jaxllm.objectives.staged import StagedNextToken, cut_segment, staged_spec
 from jaxllm.parallel.pipeline import PipelineConfig, instructions, run_pipeline
 from jaxllm.parallel.sharding import Layout, constrain_gradients
+from jaxllm.quantize.low_precision import Histories
+from jaxllm.training.precision import FULL, Precision
+from jaxllm.training.stochastic_rounding import widened
 
-Gradients = Callable[[Any, Batch, jax.Array | None, jax.Array], tuple[jax.Array, Metrics, Any]]
-"""(params, batch, dropout key or None, step) -> (loss, metrics, gradients)"""
+Weights = tuple[Any, Histories | None]
+"""The parameters, and what products in low precision remember of the steps before."""
+Gradients = Callable[
+    [Weights, Batch, jax.Array | None, jax.Array, jax.Array | None], tuple[jax.Array, Metrics, tuple[Any, Any]]
+]
+"""(weights, batch, dropout key or None, step, scale of the loss or None) -> (loss, metrics, (gradients, magnitudes that
+the products saw))"""
 
 
 PIPELINE_GOES_WITH = ("data", "fsdp", "tensor", "pipeline")
 
 
-def accumulated(objective: Objective, microbatches: int, spec: Spec | None = None) -> Gradients:
-    """The weighted mean over microbatches, one after another. With the parameters' declarations in `spec`, gradients
-    lie where the layout's tables say (ZeRO)."""
+def accumulated(
+    objective: Objective, microbatches: int, *, spec: Spec | None = None, precision: Precision = FULL
+) -> Gradients:
+    """The weighted mean over microbatches, one after another, and the largest of what they observed; sums are in
+    float32. With the parameters' declarations in `spec`, gradients lie where the layout's tables say (ZeRO)."""
 
-    def gradients(params: Any, batch: Batch, key: jax.Array | None, step: jax.Array):
-        current = _at(objective, step)
+    def gradients(weights: Weights, batch: Batch, key: jax.Array | None, step: jax.Array, scale: jax.Array | None):
+        current = precision.objective(_at(objective, step))
 
-        def differentiate(params, batch, key):
-            value, grads = jax.value_and_grad(current, has_aux=True)(params, batch, key)
-            return value, grads if spec is None else constrain_gradients(spec, grads)
+        def enlarged(weights, batch, key):
+            loss, metrics = current(weights, batch, key)
+            return loss if scale is None else loss * scale, (loss, metrics)
+
+        def differentiate(batch, key):
+            (_, (loss, metrics)), (grads, observed) = jax.value_and_grad(enlarged, has_aux=True)(weights, batch, key)
+            grads = widened(grads if spec is None else constrain_gradients(spec, grads))
+            return loss, metrics, grads if scale is None else scaled(grads, 1 / scale), observed
 
         if microbatches == 1:
-            (loss, metrics), grads = differentiate(params, batch, key)
-            return loss, metrics, grads
+            loss, metrics, grads, observed = differentiate(batch, key)
+            return loss, metrics, (grads, observed)
 
         def add(total, microbatch):
             index, rows = microbatch
             rows_key = None if key is None else jax.random.fold_in(key, index)
-            (loss, metrics), grads = differentiate(params, rows, rows_key)
+            loss, metrics, grads, observed = differentiate(rows, rows_key)
             weight = metrics["weight"]
             weighted = scaled((loss, {**metrics, "weight": jnp.ones_like(weight)}, grads), weight)
-            return jax.tree.map(jnp.add, total, weighted), None
+            sums = jax.tree.map(jnp.add, total[0], weighted)
+            return (sums, jax.tree.map(jnp.maximum, total[1], observed)), None
 
         split = split_rows(batch, microbatches)
         first = jax.tree.map(lambda x: x[0], split)
-        (loss, metrics), grads = jax.eval_shape(differentiate, params, first, key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, grads))
-        (loss, metrics, grads), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), split))
-        weight = metrics["weight"]
-        loss, means, grads = scaled((loss, metrics, grads), 1 / jnp.maximum(weight, 1.0))
-        return loss, {**means, "weight": weight}, grads
+        *sums, observed = jax.eval_shape(differentiate, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (tuple(sums), observed))
+        (sums, observed), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), split))
+        weight = sums[1]["weight"]
+        loss, means, grads = scaled(sums, 1 / jnp.maximum(weight, 1.0))
+        return loss, {**means, "weight": weight}, (grads, observed)
 
     return gradients
 
 
 def pipelined(
-    objective: Objective, microbatches: int, config: PipelineConfig, layout: Layout, spec: Spec | None = None
+    objective: Objective,
+    microbatches: int,
+    config: PipelineConfig,
+    layout: Layout,
+    *,
+    spec: Spec | None = None,
+    precision: Precision = FULL,
 ) -> Gradients:
     """The same through a pipeline over the mesh axis of that name, in the order of a schedule.
 
@@ -79,8 +101,14 @@ def pipelined(
     program = instructions(config.build(ranks, microbatches))
     stages = program.schedule.stages
 
-    def gradients(params: Any, batch: Batch, key: jax.Array | None, step: jax.Array):
-        current = _at(objective, step)
+    if precision.scaled_loss or precision.config.products.kind != "none":
+        raise ValueError(
+            "a pipeline goes together neither with model.compute_dtype=float16 nor with precision.products: compute in "
+            "bfloat16, or set mesh.pipeline=1"
+        )
+
+    def gradients(weights: Weights, batch: Batch, key: jax.Array | None, step: jax.Array, scale: jax.Array | None):
+        (params, _), current = weights, _at(objective, step)
         staged = StagedNextToken(current, cut_segment(current.config, ranks, stages), stages)
         split: dict[str, Any] = split_rows(batch, microbatches)
         weight_M = split["weights"].sum((1, 2))
@@ -92,7 +120,8 @@ def pipelined(
         shares_M = weight_M / jnp.maximum(weight, 1.0)
         totals, layers_bar = run_pipeline(staged.model(), program, layout, layers, ends, split, shares_M)
         grads = staged.join(layers_bar, totals.ends_bar)
-        return totals.loss, staged.metrics(totals, weight), grads if spec is None else constrain_gradients(spec, grads)
+        grads = widened(grads if spec is None else constrain_gradients(spec, grads))
+        return totals.loss, staged.metrics(totals, weight), (grads, None)
 
     return gradients
 

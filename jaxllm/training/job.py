@@ -38,6 +38,7 @@ class Job:
     token_bytes: np.ndarray  # int [V], the length of each token in bytes, 0 for special tokens
     flops_per_token: float
     peak_flops: float | None  # of all devices together
+    memory_report: tuple[str, ...] = ()  # lines of the plan: where the bytes go, by arithmetic
 
 
 def pretraining_objective(model: ModelConfig, training: TrainingConfig) -> Objective:
@@ -95,7 +96,7 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes
     lines = [
         f"model      {count(job.spec):,} parameters, {model.num_layers} layers, context {model.context_length}, "
-        f"{model.compute_dtype} compute, float32 parameters",
+        f"{model.compute_dtype} compute, {experiment.precision.parameters} parameters",
         f"mesh       {devices.size} {devices.flat[0].device_kind} ({axes})",
         *_pipeline_lines(experiment, layout.mesh.shape["pipeline"]),
         f"batch      {training.batch_size} rows of {model.context_length} tokens in {training.accumulation} "
@@ -103,6 +104,8 @@ def describe_plan(job: Job, layout: Layout, memory: Any, compile_seconds: float)
         f"kernels    {kernels}",
         f"compute    {job.flops_per_token / 1e6:,.1f} MFLOP per token, {step_flops / 1e9:,.1f} GFLOP per step",
         f"memory     {used / 2**20:,.0f} MiB per device for the step ({temporary / 2**20:,.0f} MiB temporary)",
+        *(f"           {line}" for line in job.memory_report),
+        f"precision  {_describe_precision(experiment)}",
         f"optimizer  {experiment.optimizer.kind}, {experiment.optimizer.schedule} schedule, {training.steps} steps",
         f"compiled   in {compile_seconds:.1f} s",
     ]
@@ -117,3 +120,19 @@ def _pipeline_lines(experiment: Experiment, ranks: int) -> list[str]:
         f"pipeline   {schedule.name}: {schedule.stages} stages on {ranks} ranks, {schedule.microbatches} microbatches, "
         f"{len(ticks(schedule))} ticks"
     ]
+
+
+def _describe_precision(experiment: Experiment) -> str:
+    precision, products = experiment.precision, experiment.precision.products
+    parts = [
+        f"weights between steps {precision.parameters}",
+        f"optimizer state {precision.optimizer_state}"
+        + (" in host memory" if experiment.training.offload_optimizer else ""),
+    ]
+    if "bfloat16" in (precision.parameters, precision.optimizer_state):
+        parts.append("rounded by chance")
+    if products.kind != "none":
+        parts.append(f"hidden products {products.kind} with {products.scaling} scales by {products.scales}")
+    if experiment.model.compute_dtype == "float16":
+        parts.append(f"loss scale from {precision.loss_scale.initial:g}")
+    return ", ".join(parts)

@@ -28,14 +28,15 @@ from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
 from jaxllm.training.mesh_fit import check_mesh
 from jaxllm.training.metrics import MetricsLog
 from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
+from jaxllm.training.precision import make_precision
 from jaxllm.training.profiling import Profile
 from jaxllm.training.recovery import Watch
 from jaxllm.training.signals import StopRequest
 from jaxllm.training.state import TrainState, abstract_state, make_state
 from jaxllm.training.step import jit_step, make_evaluation, make_step
 
-# Of mixtures of experts and of multi-token modules.
-REPORTED_WHERE_PRESENT = ("router_loss", "max_load", "dropped", "multi_token")
+# Of mixtures of experts, of multi-token modules and of float16.
+REPORTED_WHERE_PRESENT = ("router_loss", "max_load", "dropped", "multi_token", "loss_scale")
 
 
 class Trainer:
@@ -49,10 +50,19 @@ class Trainer:
         self.layout = make_layout(experiment.mesh)
         check_mesh(experiment, self.layout.mesh.shape)
         _check_balance(experiment)
+        _check_schedule_free(experiment)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
         self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
         self.spec = laid_out(job.spec, experiment.model, experiment.pipeline, config.accumulation, self.layout)
-        self.target, self.shardings = abstract_state(self.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
+        self.precision = make_precision(experiment.precision, self.spec, experiment.model.compute_dtype)
+        self.target, self.shardings = abstract_state(
+            self.spec,
+            self.optimizer,
+            self.layout,
+            ema=config.ema_decay > 0,
+            precision=self.precision,
+            offload_optimizer=config.offload_optimizer,
+        )
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
@@ -111,6 +121,7 @@ class Trainer:
             spec=self.spec,
             after_update=settle_routing(model),
             gradients=self._gradients(),
+            precision=self.precision,
         )
         rows, length = config.batch_size, model.context_length
         types = {
@@ -130,15 +141,21 @@ class Trainer:
     def _gradients(self) -> Gradients:
         objective, microbatches = self.job.objective, self.config.accumulation
         if self.layout.mesh.shape["pipeline"] == 1:
-            return accumulated(objective, microbatches, self.spec)
-        return pipelined(objective, microbatches, self.job.experiment.pipeline, self.layout, self.spec)
+            return accumulated(objective, microbatches, spec=self.spec, precision=self.precision)
+        pipeline = self.job.experiment.pipeline
+        return pipelined(objective, microbatches, pipeline, self.layout, spec=self.spec, precision=self.precision)
 
     def _resume_or_start(self) -> None:
         restored = self.checkpoints.restore(self.target)
         if restored is None:
             self.log.truncate(0)  # of a run that was killed before its first checkpoint was whole
             self.state = make_state(
-                self.job.spec, self.optimizer, self.shardings, seed=self.config.seed, ema=self.config.ema_decay > 0
+                self.job.spec,
+                self.optimizer,
+                self.shardings,
+                seed=self.config.seed,
+                ema=self.config.ema_decay > 0,
+                precision=self.precision,
             )
             self.log.write({"event": "start", "step": 0, "time": time.time(), "parameters": count(self.job.spec)})
             self._save()
@@ -214,7 +231,8 @@ class Trainer:
             self.reporter.say(
                 f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: update left out"
             )
-        return self.watch.observe(values["loss"], bool(values["finite"]))
+        # A loss scale that was too large says nothing about the run: the next is smaller.
+        return self.watch.observe(values["loss"], bool(values["finite"] or values.get("overflow")))
 
     def _mfu(self, tokens_per_second: float) -> float | None:
         peak = self.job.peak_flops
@@ -293,4 +311,14 @@ def _check_balance(experiment: Experiment) -> None:
         raise ValueError(
             "optimizer.kind=schedule_free evaluates an average of the parameters, in which the selection biases of "
             "moe.balance_rate have no part: take another optimizer, or balance by moe.load_loss"
+        )
+
+
+def _check_schedule_free(experiment: Experiment) -> None:
+    stored = {experiment.precision.parameters, experiment.precision.optimizer_state}
+    elsewhere = experiment.training.offload_optimizer or stored != {"float32"}
+    if experiment.optimizer.kind == "schedule_free" and elsewhere:
+        raise ValueError(
+            "optimizer.kind=schedule_free makes the parameters to evaluate from its state: leave both in float32 and "
+            "on the device (precision.parameters, precision.optimizer_state, training.offload_optimizer=false)"
         )

@@ -17,6 +17,8 @@ RESUMABLE = (
     "training.steps",
     "training.eval_every",
     "training.eval_batches",
+    "training.remat",
+    "training.offload_optimizer",
     "checkpoints",
     "recovery",
     "mesh",

@@ -10,11 +10,13 @@ import jax
 
 from jaxllm.models.declare import abstract
 from jaxllm.models.decoder import decoder_spec
-from jaxllm.training.checkpoints import CheckpointError, Mismatch, restore_item
+from jaxllm.training.checkpoints import CheckpointError, Mismatch, restore_item, training_part
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.optimizers import evaluation_params, make_optimizer
+from jaxllm.training.precision import make_precision
 from jaxllm.training.run_directory import read_config
 from jaxllm.training.state import initial_state
+from jaxllm.training.stochastic_rounding import widened
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +56,14 @@ def _restore(directory: Path, experiment: Experiment) -> Any:
     spec, kind = decoder_spec(experiment.model), experiment.optimizer.kind
     if experiment.training.ema_decay:
         return restore_item(directory, "ema", _here(abstract(spec)))
-    params = restore_item(directory, "params", _here(abstract(spec)))
+    precision = make_precision(experiment.precision, spec, experiment.model.compute_dtype)
+    params = widened(restore_item(directory, "params", _here(precision.store_params(abstract(spec)))))
     if kind != "schedule_free":
         return params
     optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps, experiment.model)
-    state = jax.eval_shape(lambda: initial_state(spec, optimizer, 0, False))
-    training = {name: getattr(state, name) for name in ("step", "opt_state", "key_data", "skipped")}
-    return evaluation_params(
-        experiment.optimizer, params, restore_item(directory, "training", _here(training))["opt_state"]
-    )
+    state = jax.eval_shape(lambda: initial_state(spec, optimizer, 0, False, precision))
+    training = restore_item(directory, "training", _here(training_part(state)))
+    return evaluation_params(experiment.optimizer, params, widened(training["opt_state"]))
 
 
 def _here(tree: Any) -> Any:

@@ -191,27 +191,6 @@ def test_rows_of_a_cache_may_have_come_different_ways(model, tokens):
         )
 
 
-def test_remat_changes_no_gradient_and_saves_memory():
-    tokens = jax.random.randint(jax.random.key(1), (8, 24), 0, 61)
-    params = random_params(LLAMA)
-    grads, temporary = {}, {}
-    for remat in ("none", "dots", "full"):
-        loss = lambda p, remat=remat: jnp.sum(jnp.sin(models.hidden_states(p, LLAMA, tokens, remat=remat).x_BTD))  # noqa: E731
-        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
-        grads[remat] = compiled(params)
-        temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
-    for remat in ("dots", "full"):
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
-        jax.tree.map(close, grads[remat], grads["none"])
-    assert temporary["full"] < temporary["dots"] < temporary["none"]
-
-
-def test_an_unknown_remat_policy_is_refused(tokens):
-    params = random_params(LLAMA)
-    with pytest.raises(ValueError, match="unknown remat policy 'some': expected none, dots or full"):
-        hidden_states(params, LLAMA, tokens, remat="some")
-
-
 def test_bfloat16_is_close_and_logits_are_float32(model, tokens):
     config, params = model
     low = forward(params, replace(config, compute_dtype="bfloat16"), tokens)

@@ -11,9 +11,10 @@ from jaxllm.objectives.next_token import next_token
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.plan.activations import activations
 from jaxllm.plan.flops import parameter_count
-from jaxllm.plan.memory import abstract_mesh, training_memory
+from jaxllm.plan.memory import abstract_mesh, memory_report, training_memory
 from jaxllm.training.experiment import Experiment, TrainingConfig
 from jaxllm.training.optimizers import OptimizerConfig
+from jaxllm.training.precision import PrecisionConfig
 
 MODEL = ModelConfig(
     vocab_size=512,
@@ -95,3 +96,17 @@ def test_meshes_without_devices():
             abstract_mesh(config, devices)
     with pytest.raises(ValueError, match="a microbatch of 8 rows can't be divided over 16 devices"):
         training_memory(replace(RUN, mesh=MeshConfig(data=16)))
+
+
+def test_stored_types_and_host_memory():
+    half = PrecisionConfig(parameters="bfloat16", optimizer_state="bfloat16")
+    full, used = training_memory(RUN), training_memory(replace(RUN, precision=half))
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(used, part) == pytest.approx(getattr(full, part) / 2, rel=0.01), part  # norms stay in float32
+    offloaded = training_memory(replace(RUN, training=replace(RUN.training, offload_optimizer=True, remat="offload")))
+    assert offloaded.optimizer <= 8 and offloaded.host == pytest.approx(full.optimizer + 6 * 8 * 128 * 64 * 4, abs=8)
+    assert offloaded.total < full.total - full.optimizer + 8
+    summed = training_memory(replace(RUN, precision=half, training=replace(RUN.training, accumulation=2)))
+    assert summed.gradients == pytest.approx(used.gradients + full.weights, rel=1e-6)
+    (line,) = memory_report(replace(RUN, training=replace(RUN.training, remat="full")))
+    assert line.startswith("by arithmetic, MiB per device: parameters 1.") and "activations (remat full)" in line

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.models.config import MLPConfig, ModelConfig
 from jaxllm.models.config.channel import Activation
@@ -62,8 +63,9 @@ def mlp(
     """`activation(x up) down`, or `(activation(x gate) * x up) down` when gated (Shazeer 2020, equation 6)."""
     up_BTF = affine("BTD,DF->BTF", x_BTD, p.up, p.up_bias)
     gate_BTF = None if p.gate is None else affine("BTD,DF->BTF", x_BTD, p.gate, p.gate_bias)
+    gate_BTF, up_BTF = checkpoint_name((gate_BTF, up_BTF), "mlp_in")
     hidden_BTF = activate(config.activation, gate_BTF, up_BTF)
-    hidden_BTF = constrain(hidden_BTF, "batch", "length", "act_mlp")
+    hidden_BTF = checkpoint_name(constrain(hidden_BTF, "batch", "length", "act_mlp"), "mlp_hidden")
     return affine("BTF,FD->BTD", hidden_BTF, p.down, p.down_bias), None, {}
 
 

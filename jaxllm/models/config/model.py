@@ -112,9 +112,9 @@ class ModelConfig:
     """Projections back into the residual stream start smaller by sqrt(2 * num_layers), or at zero."""
     mup: MuPConfig | None = None
     """Scale initialization, learning rates and multipliers with width (and depth)."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations and of weights inside products; parameters stay float32, and so do norms, softmax and
-    loss."""
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of activations and of weights inside products; norms, softmax and loss are in float32, and so are
+    parameters unless precision.parameters says otherwise. Training in float16 scales its loss."""
     kernels: KernelConfig = KernelConfig()
     """Which implementation computes what; no part of the architecture."""
 

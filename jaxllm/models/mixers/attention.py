@@ -10,6 +10,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.kernels.visibility import Places, Reach, visible
 from jaxllm.models.config import AttentionConfig, ModelConfig, NormConfig
@@ -94,6 +95,7 @@ def attention(
     positions_BT = context.positions_BT
     q_BTHK, k_BTGK = _queries_and_keys(p, model, config, x_BTD, context, cache)
     v_BTGK = affine("BTD,DHK->BTHK", x_BTD, p.value, p.value_bias)
+    q_BTHK, k_BTGK, v_BTGK = checkpoint_name((q_BTHK, k_BTGK, v_BTGK), "qkv")
     scores = {"softcap": config.softcap, "sinks": p.sinks, "scale": _scale(model, config)}
     reach = Reach(config.causal, config.window, config.chunk)
     if cache is None:
@@ -109,6 +111,7 @@ def attention(
         mask_BTS = visible(Places(positions_BT, None), Places(key_positions, None), reach)
         bias = _bias(model, config, context, key_positions, k_BSGK.shape[1])
         mixed_BTHK = dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask_BTS, bias=bias, **scores)
+    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     if p.gate is not None:
         gate_BTHK = affine("BTD,DHK->BTHK", x_BTD, p.gate, p.gate_bias).astype(jnp.float32)
         mixed_BTHK = mixed_BTHK * jax.nn.sigmoid(gate_BTHK).astype(mixed_BTHK.dtype)

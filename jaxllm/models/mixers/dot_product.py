@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models.einsum import product
+from jaxllm.models.remat import recomputable
 
 
+@recomputable
 def dot_product_attention(
     q_BTHK: jax.Array,
     k_BSGK: jax.Array,
