@@ -58,11 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more at exit; let that have somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, TimeoutError) as error:
         if os.environ.get("JAXLLM_TRACEBACK") == "1":
             raise
         print(f"error: {error}{_hint(error)}", file=sys.stderr)
-        return FAILED if isinstance(error, FloatingPointError) else REFUSED
+        return _end(REFUSED if isinstance(error, ValueError) else FAILED)
+
+
+def _end(status: int) -> int:
+    """Among several processes the interpreter must not wait, at its end, for those that wait for this one."""
+    if "jaxllm.parallel.start_up" in sys.modules:
+        sys.modules["jaxllm.parallel.start_up"].leave_at_once(status)
+    return status
 
 
 def _help() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,26 @@ def run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise ValueError(f"the experiment comes first: jaxllm train EXPERIMENT {' '.join(arguments)}")
+
+    from jaxllm.parallel.start_up import joined
+
+    # First, since an experiment file may look at the devices, which are those of all hosts.
+    with joined() as process:
+        return _train(arguments, process)
+
+
+def _train(arguments: list[str], process: int) -> int:
     config, directory, profile = plan_run(arguments[0], arguments[1:])
 
-    from jaxllm.cli.progress import reporter
+    from jaxllm.cli.progress import reporter, silence
+    from jaxllm.parallel.start_up import refuse_different_configs
     from jaxllm.pipeline.pretrain import pretrain
 
-    with reporter() as report:
+    refuse_different_configs(asdict(config))
+    with reporter() if process == 0 else silence() as report:
         outcome = pretrain(config, directory, report, profile=profile).outcome
-    print(f"{directory}: step {outcome.step} of {outcome.steps}{_score(outcome)}")
+    if process == 0:
+        print(f"{directory}: step {outcome.step} of {outcome.steps}{_score(outcome)}")
     return 0
 
 

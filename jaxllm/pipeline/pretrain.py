@@ -12,12 +12,16 @@ from jaxllm import tokenizers
 from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
 from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.models import ModelConfig, decoder_spec
+from jaxllm.parallel.agreement import process_0_first
+from jaxllm.parallel.local_rows import find_readers
+from jaxllm.parallel.mesh import make_mesh
+from jaxllm.parallel.sharding import Layout
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Job, Outcome, Reporter, pretraining_objective
-from jaxllm.training.loop import Trainer
-from jaxllm.training.run_directory import RunDirectory
+from jaxllm.training.loop import Trainer, check_batch
+from jaxllm.training.run_directory import RunDirectory, refuse_private_directory
 
 # Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.
 VOCAB_MULTIPLE = 64
@@ -47,11 +51,13 @@ def pretrain(
     a user can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit
     the mesh.
     """
-    with RunDirectory(directory) as run:
+    with RunDirectory(directory, leads=jax.process_index() == 0) as run:
+        refuse_private_directory(run.path)
         documents = documents or SplitDocuments(experiment.data)
-        tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
-        experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
-        corpus = prepare_corpus(documents, tokenizer, run.data)
+        with process_0_first("preparation"):
+            tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
+            experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
+            corpus = prepare_corpus(documents, tokenizer, run.data)
         reporter.say(describe_corpus(corpus))
         loader, validation = make_batches(experiment, corpus)
         with loader:
@@ -85,13 +91,16 @@ def with_vocabulary(experiment: Experiment, tokenizer: Tokenizer) -> Experiment:
 
 
 def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, ValidationBatches]:
-    """This process's part of the training and validation batches."""
+    """This process's part of the training and validation batches. Raises ValueError when the mesh cannot split them."""
+    rows = experiment.training.batch_size
+    layout = Layout(make_mesh(experiment.mesh))
+    check_batch(experiment, layout)
+    readers = find_readers(layout.sharding("batch"), rows)
     place = {
         "row_length": experiment.model.context_length,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "process_index": readers.index,
+        "process_count": readers.count,
     }
-    rows = experiment.training.batch_size
     # An evaluation does not accumulate, so it takes as many rows at once as a microbatch of training.
     microbatch = rows // experiment.training.accumulation
     return (
