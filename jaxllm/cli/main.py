@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ VERBS = {
     "generate": "jaxllm.cli.generate",
     "chat": "jaxllm.cli.chat",
     "tokenizer": "jaxllm.cli.tokenizer",
+    "replay": "jaxllm.cli.replay",
     "runs": "jaxllm.cli.runs",
     "plot": "jaxllm.cli.plot",
     "plan": "jaxllm.cli.plan",
@@ -63,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}{_hint(error)}", file=sys.stderr)
         return _end(REFUSED if isinstance(error, ValueError) else FAILED)
+    except Exception:
+        if "jaxllm.parallel.start_up" in sys.modules:
+            traceback.print_exc()
+            _end(FAILED)
+        raise
 
 
 def _end(status: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,15 @@ def run(arguments: list[str]) -> int:
     if arguments[0].startswith("-"):
         raise ValueError(f"the experiment comes first: jaxllm train EXPERIMENT {' '.join(arguments)}")
 
+    began = time.time()
     from jaxllm.parallel.start_up import joined
 
     # First, since an experiment file may look at the devices, which are those of all hosts.
     with joined() as process:
-        return _train(arguments, process)
+        return _train(arguments, process, began)
 
 
-def _train(arguments: list[str], process: int) -> int:
+def _train(arguments: list[str], process: int, began: float) -> int:
     config, directory, profile = plan_run(arguments[0], arguments[1:])
 
     from jaxllm.cli.progress import reporter, silence
@@ -49,7 +51,7 @@ def _train(arguments: list[str], process: int) -> int:
 
     refuse_different_configs(asdict(config))
     with reporter() if process == 0 else silence() as report:
-        outcome = pretrain(config, directory, report, profile=profile).outcome
+        outcome = pretrain(config, directory, report, profile=profile, began=began).outcome
     if process == 0:
         print(f"{directory}: step {outcome.step} of {outcome.steps}{_score(outcome)}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from jaxllm.parallel.roll_call import DifferentHosts, answer_roll, describe_diff
 
 # jax ends a process, with a message of its own, that did not hear from the others for so long. Ours comes first.
 JAX_HEARTBEAT_FACTOR = 4
+# A collective that fails because another process died is heard of before the death itself, which is what to tell.
+SETTLING_SECONDS = 2
 LONGEST_LOADING = 600  # seconds that an experiment file may take to say what it is
 
 
@@ -43,6 +46,8 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[int]:
         yield place.process
         _leave_together()
     except BaseException as error:
+        if not isinstance(error, ValueError | FloatingPointError | KeyboardInterrupt):
+            time.sleep(SETTLING_SECONDS)
         companions.leave(_summary(error), 2 if isinstance(error, ValueError) else 1)
         raise
     companions.leave()

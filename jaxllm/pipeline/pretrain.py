@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,13 +45,17 @@ def pretrain(
     *,
     documents: SplitDocuments | None = None,
     profile: bool = False,
+    began: float | None = None,
 ) -> Pretrained:
     """Run an experiment, or go on with the run that `directory` holds.
 
-    `documents` stands in for reading `experiment.data` where they are in memory already. Raises ValueError for anything
+    `documents` stands in for reading `experiment.data` where they are in memory already; `began` is when this session
+    started, in seconds since the epoch, where that was before now. Of several processes (`start_up.joined`) each calls
+    this, with the same directory. Raises ValueError for anything
     a user can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit
     the mesh.
     """
+    began = time.time() if began is None else began
     with RunDirectory(directory, leads=jax.process_index() == 0) as run:
         refuse_private_directory(run.path)
         documents = documents or SplitDocuments(experiment.data)
@@ -62,7 +67,7 @@ def pretrain(
         loader, validation = make_batches(experiment, corpus)
         with loader:
             job = make_job(experiment, tokenizer, loader, validation)
-            outcome = Trainer(job, run.path, reporter, profile=profile).run()
+            outcome = Trainer(job, run.path, reporter, profile=profile, began=began).run()
         return Pretrained(experiment, tokenizer, corpus, outcome)
 
 

@@ -130,6 +130,25 @@ class RecoveryConfig:
 
 
 @dataclass(frozen=True)
+class OuterConfig:
+    """Replicas along the mesh's data axis that train apart and meet now and then (DiLoCo); for slow networks."""
+
+    every: int = 0
+    """Inner steps between meetings (DiLoCo: 500); 0 keeps all replicas together in every step."""
+    learning_rate: float = 0.7
+    """Of the outer SGD, whose gradient is the mean of what the replicas moved."""
+    momentum: float = 0.9
+    """Its Nesterov momentum; 0 is plain SGD."""
+
+    def __post_init__(self):
+        if self.every < 0 or self.learning_rate <= 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                "outer: every must not be negative, learning_rate above 0 and momentum in [0, 1), got "
+                f"{self.every}, {self.learning_rate} and {self.momentum}"
+            )
+
+
+@dataclass(frozen=True)
 class FaultConfig:
     """What is watched for while a run goes on: hosts that stop, hang, lag or compute wrongly."""
 
@@ -181,6 +200,8 @@ class Experiment:
     """Update rule and learning-rate schedule."""
     training: TrainingConfig = TrainingConfig()
     """Length, batch and evaluation."""
+    outer: OuterConfig = OuterConfig()
+    """Whether replicas train apart."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
     recovery: RecoveryConfig = RecoveryConfig()

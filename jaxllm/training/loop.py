@@ -28,6 +28,7 @@ from jaxllm.parallel.sharding import Layout
 from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Event, Job, Outcome, Reporter, describe_plan
+from jaxllm.training.local_sgd import abstract_local_state, make_local_state, make_local_step
 from jaxllm.training.metrics import MetricsLog, Unlogged
 from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
 from jaxllm.training.profiling import Profile
@@ -63,7 +64,7 @@ class Trainer:
         self.events = (Event("evaluation", config.eval_every, lambda state, step: self._evaluate()), *job.events)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
         self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
-        self.target, self.shardings = abstract_state(job.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
+        self.target, self.shardings = self._abstract_state()
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
@@ -118,6 +119,19 @@ class Trainer:
 
     # Before the first step
 
+    def _abstract_state(self) -> tuple[TrainState, TrainState]:
+        experiment = self.job.experiment
+        if not experiment.outer.every:
+            return abstract_state(self.job.spec, self.optimizer, self.layout, ema=self.config.ema_decay > 0)
+        _check_outer(experiment)
+        return abstract_local_state(self.job.spec, self.optimizer, experiment.outer, self.layout)
+
+    def _make_state(self) -> TrainState:
+        spec, optimizer, seed, outer = self.job.spec, self.optimizer, self.config.seed, self.job.experiment.outer
+        if not outer.every:
+            return make_state(spec, optimizer, self.shardings, seed=seed, ema=self.config.ema_decay > 0)
+        return make_local_state(spec, optimizer, outer, self.layout, self.shardings, seed=seed)
+
     def _compile(self) -> None:
         """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
         rest."""
@@ -131,6 +145,8 @@ class Trainer:
             dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
             after_update=settle_routing(model),
         )
+        if self.job.experiment.outer.every:
+            step = make_local_step(step, self.job.experiment.outer, self.layout)
         rows, length = config.batch_size, model.context_length
         types = {
             "tokens": "int32",
@@ -150,9 +166,7 @@ class Trainer:
         restored = self.checkpoints.restore(self.target)
         if restored is None:
             self.log.truncate(0)  # of a run that was killed before its first checkpoint was whole
-            self.state = make_state(
-                self.job.spec, self.optimizer, self.shardings, seed=self.config.seed, ema=self.config.ema_decay > 0
-            )
+            self.state = self._make_state()
             self.log.write({"event": "start", "step": 0, "time": time.time(), "parameters": count(self.job.spec)})
             self._save()
             return
@@ -361,6 +375,14 @@ def check_batch(experiment: Experiment, layout: Layout) -> None:
             f"a microbatch of {rows} rows (training.batch_size / training.accumulation) cannot be split over the "
             f"{layout.batch_shards} devices of the data and fsdp axes: make it a multiple of {layout.batch_shards}, "
             "or change the mesh"
+        )
+
+
+def _check_outer(experiment: Experiment) -> None:
+    if experiment.training.ema_decay or experiment.optimizer.kind == "schedule_free":
+        raise ValueError(
+            "outer.every (replicas that train apart) averages by itself: it does not go together with "
+            "training.ema_decay or optimizer.kind=schedule_free"
         )
 
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxllm.training.digest import digest
 
 
-class SilentCorruption(ArithmeticError):
+class SilentCorruption(FloatingPointError):
     """Devices computed, or kept, something else than they should have."""
 
 
