@@ -20,8 +20,9 @@ from jaxllm.parallel.sharding import Layout
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.job import Job, Outcome, Reporter, pretraining_objective
+from jaxllm.training.job import Event, Job, Outcome, Reporter, pretraining_objective
 from jaxllm.training.loop import Trainer, check_batch
+from jaxllm.training.remote_run import RemoteRunDirectory, is_remote
 from jaxllm.training.run_directory import RunDirectory, refuse_private_directory
 
 # Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.
@@ -56,19 +57,34 @@ def pretrain(
     the mesh.
     """
     began = time.time() if began is None else began
-    with RunDirectory(directory, leads=jax.process_index() == 0) as run:
-        refuse_private_directory(run.path)
+    with open_run(directory) as run:
         documents = documents or SplitDocuments(experiment.data)
         with process_0_first("preparation"):
+            run.follow()
             tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
             experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
             corpus = prepare_corpus(documents, tokenizer, run.data)
+            run.push()
         reporter.say(describe_corpus(corpus))
         loader, validation = make_batches(experiment, corpus)
         with loader:
-            job = make_job(experiment, tokenizer, loader, validation)
-            outcome = Trainer(job, run.path, reporter, profile=profile, began=began).run()
+            # Before each checkpoint, so that the log in the bucket reaches at least to where that resumes.
+            copies = Event("copy to the bucket", experiment.checkpoints.every, lambda state, step: run.push())
+            events = (copies,) if is_remote(directory) else ()
+            job = make_job(experiment, tokenizer, loader, validation, events)
+            trainer = Trainer(job, run.path, reporter, checkpoints=run.checkpoints, profile=profile, began=began)
+            outcome = trainer.run()
         return Pretrained(experiment, tokenizer, corpus, outcome)
+
+
+def open_run(directory: str | Path) -> RunDirectory:
+    """The directory of a run or its address in a bucket, held by process 0."""
+    leads = jax.process_index() == 0
+    if is_remote(directory):
+        return RemoteRunDirectory(str(directory), leads=leads)
+    run = RunDirectory(directory, leads=leads)
+    refuse_private_directory(run.path)
+    return run
 
 
 def prepare_tokenizer(
@@ -114,7 +130,13 @@ def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, V
     )
 
 
-def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, validation: ValidationBatches) -> Job:
+def make_job(
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    loader: TrainLoader,
+    validation: ValidationBatches,
+    events: tuple[Event, ...] = (),
+) -> Job:
     model, training = experiment.model, experiment.training
     peak, _ = machine_peak(jax.devices())
     return Job(
@@ -126,6 +148,7 @@ def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, 
         token_bytes=token_lengths(tokenizer, model),
         flops_per_token=train_flops_per_token(model, model.context_length),
         peak_flops=peak,
+        events=events,
     )
 
 

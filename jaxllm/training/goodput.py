@@ -56,6 +56,7 @@ class Ledger:
         self._since = self._began
         self._at_step: dict[int, float] = {}  # seconds of steps when the session last stood there and wrote a line
         self._written = clock()
+        self._separator = "\n"  # before the first line: a killed session may have left half of one
 
     @contextmanager
     def during(self, kind: str) -> Iterator[None]:
@@ -117,12 +118,13 @@ class Ledger:
         }
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(self._separator + json.dumps(line) + "\n")
         except OSError as error:
             raise ValueError(
                 f"could not write {self._path} ({error.strerror}): free space or fix the path, then run the same "
                 "command to resume"
             ) from error
+        self._separator = ""
 
     def _count(self) -> None:
         now = self._clock()
@@ -156,6 +158,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             read.append(json.loads(line))
-        except ValueError:  # a session that was killed while it wrote; the next one's line follows it directly
+        except ValueError:  # of a session that was killed while it wrote, or the empty line before a session's first
             continue
     return read

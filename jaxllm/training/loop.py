@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxllm import config as configs
 from jaxllm.models.config import MoEConfig
@@ -49,13 +50,22 @@ class Trainer:
     directory."""
 
     def __init__(
-        self, job: Job, directory: Path, reporter: Reporter, *, profile: bool = False, began: float | None = None
+        self,
+        job: Job,
+        directory: Path,
+        reporter: Reporter,
+        *,
+        checkpoints: epath.PathLike | None = None,
+        profile: bool = False,
+        began: float | None = None,
     ):
-        """`began`: when this session started, in seconds since the epoch; now by default."""
+        """`checkpoints`: where these lie, by default in `directory`. `began`: when this session started, in seconds
+        since the epoch; now by default."""
         experiment = job.experiment
         config = experiment.training
         self.job, self.directory, self.reporter, self.config = job, directory, reporter, config
         self.faults, self.saving = experiment.faults, experiment.checkpoints
+        self.saved_in = directory / "checkpoints" if checkpoints is None else checkpoints
         self.layout = Layout(make_mesh(experiment.mesh))
         check_batch(experiment, self.layout)
         _check_balance(experiment)
@@ -80,7 +90,7 @@ class Trainer:
         logs = jax.process_index() == 0
         with (
             self.session,
-            Tiers(self.directory, self.job.experiment.checkpoints, self.reporter.say) as self.checkpoints,
+            Tiers(self.directory, self.saved_in, self.saving, self.reporter.say) as self.checkpoints,
             MetricsLog(self.directory) if logs else Unlogged() as self.log,
         ):
             with self.session.during("compile"):
@@ -112,7 +122,7 @@ class Trainer:
 
     def replay(self, start: int, steps: int) -> Iterator[Replayed]:
         """Steps after checkpoint `start` computed again (`replay.replay`); the run directory stays as it is."""
-        with Checkpoints(self.directory / "checkpoints", self.job.experiment.checkpoints) as checkpoints:
+        with Checkpoints(self.saved_in, self.saving) as checkpoints:
             self._compile()
             again = Replay(self.train_step, self.target, self.job.batches, self._place)
             yield from again.run(self.directory, checkpoints, start, steps)

@@ -69,6 +69,12 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.close()
 
+    def follow(self) -> None:
+        """Get what process 0 has prepared, where the directory is not one that all share."""
+
+    def push(self) -> None:
+        """Bring what was written to where it is kept; in a directory it already is."""
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from jaxllm.parallel.agreement import tell_all
 from jaxllm.training.checkpoints import CheckpointError, Checkpoints, Mismatch, Restored
@@ -23,7 +24,7 @@ SLOW_PROBE_SECONDS = 2.0  # a disk that takes longer for a MiB needs an hour for
 
 
 class Tiers:
-    """Use as a context manager: leaving it waits for the last save.
+    """Use as a context manager: leaving it waits for the last save. The shared ones lie in `checkpoints`.
 
     Raises CheckpointError before anything is computed when the directory can't be written to; one that is slow is told
     of through `say`.
@@ -32,14 +33,15 @@ class Tiers:
     def __init__(
         self,
         run: Path,
+        checkpoints: epath.PathLike,
         config: CheckpointConfig,
         say: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._config, self._say, self._clock = config, say, clock
-        self.shared = Checkpoints(run / "checkpoints", config)
-        self._probe(run / "checkpoints")
+        self.shared = Checkpoints(checkpoints, config)
+        self._probe(self.shared.directory)
         self.local = LocalCheckpoints(config.local_directory, run, _identity(run)) if config.local_every else None
 
     def __enter__(self) -> Tiers:
@@ -111,14 +113,11 @@ class Tiers:
                 "checkpoints.every is too low for it"
             )
 
-    def _probe(self, directory: Path) -> None:
+    def _probe(self, directory: epath.Path) -> None:
         path = directory / f".probe-{jax.process_index()}"
         start = self._clock()
         try:
-            with open(path, "wb") as file:
-                file.write(bytes(PROBE_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
+            write_probe(path)
             path.unlink()
         except OSError as error:
             raise CheckpointError(
@@ -129,6 +128,14 @@ class Tiers:
             self._say(
                 f"writing {PROBE_BYTES >> 20} MiB to {directory} took {seconds:.1f} s: checkpoints will be slow there"
             )
+
+
+def write_probe(path: epath.Path) -> None:
+    with path.open("wb") as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        if "://" not in str(path):  # an object is written when it is closed
+            os.fsync(file.fileno())
 
 
 def _identity(run: Path) -> str:

@@ -5,12 +5,14 @@ Run as a program it is one of them: DIRECTORY DEVICES and JSON of what it is ask
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 
 @dataclass
@@ -23,22 +25,20 @@ class Ended:
 
 
 class Together:
-    """Starts `count` processes with `devices` fake devices each; `wait` gives how they ended."""
+    """Starts a process for each command, with `devices` fake devices each; `wait` gives how they ended."""
 
-    def __init__(self, directory: Path, count: int, devices: int, requests: list[dict], **variables: str):
+    def __init__(self, commands: list[list[str]], devices: int):
         port = free_port()
         self.started = time.monotonic()
         self.processes = []
-        for process, request in enumerate(requests):
+        for process, command in enumerate(commands):
             environment = os.environ | {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "JAXLLM_COORDINATOR": f"127.0.0.1:{port}",
-                "JAXLLM_PROCESSES": str(count),
+                "JAXLLM_PROCESSES": str(len(commands)),
                 "JAXLLM_PROCESS": str(process),
                 "JAXLLM_HOST": f"host-{process}",
-                **variables,
             }
-            command = [sys.executable, __file__, str(directory), json.dumps(request)]
             self.processes.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             )
@@ -56,22 +56,25 @@ class Together:
         return ended
 
 
+def tiny_runs(directory: Path, *requests: dict) -> list[list[str]]:
+    """The commands of processes that train the tiny job, each with what is asked of it."""
+    return [[sys.executable, __file__, str(directory), json.dumps(request)] for request in requests]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 def work(directory: Path, request: dict) -> int:
-    import signal
-
+    import jax
     import tiny
 
-    from jaxllm.cli.main import main
-    from jaxllm.config import from_json
+    from jaxllm.cli import main as command
     from jaxllm.parallel.local_rows import find_readers
-    from jaxllm.parallel.mesh import MeshConfig, make_mesh
+    from jaxllm.parallel.mesh import make_mesh
     from jaxllm.parallel.sharding import Layout
-    from jaxllm.training.experiment import FaultConfig
+    from jaxllm.parallel.start_up import joined, refuse_different_configs
     from jaxllm.training.loop import Trainer
     from jaxllm.training.run_directory import RunDirectory, refuse_private_directory
 
@@ -85,51 +88,37 @@ def work(directory: Path, request: dict) -> int:
         def __next__(self):
             if self.next == request.get("killed_at"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.next == request.get("refuses_at"):
-                raise ValueError("no more text")
             return {name: array[self.rows] for name, array in super().__next__().items()}
 
     def train(arguments: list[str]) -> int:
-        from jaxllm.parallel.start_up import joined, refuse_different_configs
-
         with joined() as process:
-            import jax
-
             asked = request.get("experiment", {})
-            faults = FaultConfig(**asked.pop("faults", {}))
-            mesh = MeshConfig(**asked.pop("mesh", {}))
-            config = replace(tiny.experiment(mesh=mesh, **asked), faults=faults)
-            refuse_different_configs({"training": {"seed": request.get("seed", 0)}})
-            readers = find_readers(Layout(make_mesh(mesh)).sharding("batch"), 8)
+            config = tiny.experiment(**asked)
+            refuse_different_configs(asdict(config))
+            readers = find_readers(Layout(make_mesh(config.mesh)).sharding("batch"), 8)
             with RunDirectory(directory, leads=process == 0) as run:
-                refuse_private_directory(Path(request.get("sees", run.path)))
+                refuse_private_directory(run.path)
                 job = tiny.job(config, Part(readers, stopped_at=request.get("stopped_at")))
                 validation = [{n: a[list(readers.rows)] for n, a in batch.items()} for batch in job.validation]
                 reporter = tiny.Recorder()
                 outcome = Trainer(replace(job, validation=validation), directory, reporter).run()
-            print(
-                json.dumps(
-                    {
-                        "process": process,
-                        "devices": jax.device_count(),
-                        "step": outcome.step,
-                        "stopped_by": outcome.stopped_by,
-                        "said": reporter.said,
-                        "rows": list(readers.rows),
-                        "losses": [row["loss"] for row in reporter.rows if "loss" in row],
-                    }
-                ),
-                flush=True,
-            )
+            told = {
+                "devices": jax.device_count(),
+                "step": outcome.step,
+                "stopped_by": outcome.stopped_by,
+                "said": reporter.said,
+                "rows": list(readers.rows),
+                "losses": [row["loss"] for row in reporter.rows if "loss" in row],
+            }
+            print(json.dumps(told), flush=True)
         return 0
 
-    del from_json
-    sys.modules["several_processes_verb"] = type(sys)("several_processes_verb")
-    sys.modules["several_processes_verb"].run = train
-    from jaxllm.cli import main as command
-
-    command.VERBS["work"] = "several_processes_verb"
-    return main(["work"])
+    # Through the command, for the exit statuses.
+    verb = ModuleType("several_processes_verb")
+    verb.run = train
+    sys.modules[verb.__name__] = verb
+    command.VERBS["work"] = verb.__name__
+    return command.main(["work"])
 
 
 if __name__ == "__main__":

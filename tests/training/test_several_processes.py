@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from several_processes import Together
+from several_processes import Together, tiny_runs
 
+from jaxllm.training import run_directory
 from jaxllm.training.goodput import read_goodput
 
 CONFIG = tiny.experiment()
@@ -37,7 +38,7 @@ def test_two_then_four_processes_are_one_run(tmp_path, alone):
     directory = tmp_path / "run"
     local = {"local_every": 1, "local_directory": str(tmp_path / "local"), "keep_last": 9}
     asked = {"experiment": {"checkpoints": local}}
-    first, killed = Together(directory, 2, 4, [asked, {**asked, "killed_at": 6}]).wait()
+    first, killed = Together(tiny_runs(directory, asked, {**asked, "killed_at": 6}), devices=4).wait()
     assert killed.status == -9
     assert first.status == 1 and f"error: {SAID}" in first.said
     # Batch 6 never came, so step 7 was not done; nothing of step 6 is lost, though the last shared checkpoint is of 4.
@@ -47,7 +48,7 @@ def test_two_then_four_processes_are_one_run(tmp_path, alone):
     )
     assert parts == [f"{step}/process-{p}-of-2" for step in (5, 6) for p in (0, 1)]
 
-    ended = Together(directory, 4, 2, [{}, {}, {}, {"stopped_at": 8}]).wait()
+    ended = Together(tiny_runs(directory, {}, {}, {}, {"stopped_at": 8}), devices=2).wait()
     assert [each.status for each in ended] == [0] * 4, ended
     results = [result(each) for each in ended]
     # Batch 8 is made for step 9, which is told of after it, and heard of after step 10.
@@ -64,10 +65,11 @@ def test_two_then_four_processes_are_one_run(tmp_path, alone):
     assert goodput.sessions == 3 and goodput.seconds["step"] > 0 and goodput.seconds["down"] > 0
 
 
-def test_an_error_of_one_and_hosts_that_see_other_directories_end_all(tmp_path):
-    requests = [{}, {"sees": str(tmp_path / "elsewhere")}]
-    ended = Together(tmp_path / "run", 2, 4, requests).wait()
-    assert [each.status for each in ended] == [2, 2], ended
-    for each in ended:
-        assert "error: process 1 does not see the run directory" in each.said
-    assert jax.process_count() == 1
+def test_hosts_that_see_other_directories_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(run_directory, "tell_all", lambda subject, text: text)
+    monkeypatch.setattr(run_directory, "barrier", lambda name: None)
+    monkeypatch.setattr(run_directory, "gather", lambda sees: np.asarray([[sees], [0.0], [1.0]]))
+    with pytest.raises(ValueError, match="process 1 does not see the run directory .* a directory that all of them"):
+        run_directory.refuse_private_directory(tmp_path)
+    assert list(tmp_path.iterdir()) == []

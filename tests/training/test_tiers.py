@@ -169,12 +169,10 @@ def test_a_local_directory_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_a_read_only_checkpoint_directory_is_refused_before_step_0(tmp_path, monkeypatch):
-    def read_only(path, *arguments, **options):
-        if ".probe" in str(path):
-            raise OSError(errno.EROFS, "Read-only file system")
-        return open(path, *arguments, **options)
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(tiers, "open", read_only, raising=False)
+    monkeypatch.setattr(tiers, "write_probe", read_only)
     reporter = tiny.Recorder()
     with pytest.raises(
         CheckpointError, match=r"checkpoints cannot be written \(Read-only file system\): choose another"
@@ -201,11 +199,12 @@ def test_a_slow_checkpoint_directory_is_told_of_with_the_seconds(tmp_path):
         lambda x: jax.numpy.zeros(x.shape, x.dtype, device=x.sharding),
         Trainer(tiny.job(tiny.experiment()), tmp_path, tiny.Recorder()).target,
     )
-    with Tiers(tmp_path, CheckpointConfig(), said.append, clock=Slow(7.5)) as checkpoints:
+    where = tmp_path / "checkpoints"
+    with Tiers(tmp_path, where, CheckpointConfig(), said.append, clock=Slow(7.5)) as checkpoints:
         assert said == [f"writing 1 MiB to {tmp_path}/checkpoints took 7.5 s: checkpoints will be slow there"]
         checkpoints.save(state, {})
     assert len(said) == 1
-    with Tiers(tmp_path, CheckpointConfig(slow_seconds=5), said.append, clock=Slow(7.5)) as checkpoints:
+    with Tiers(tmp_path, where, CheckpointConfig(slow_seconds=5), said.append, clock=Slow(7.5)) as checkpoints:
         checkpoints.save(state.replace(step=state.step + 1), {})
     assert "the checkpoint of step 1 held up training for 8 s" in said[-1] and "is slow" in said[-1]
 
