@@ -38,7 +38,7 @@ def tell_all(subject: str, text: str) -> str:
 
 @contextmanager
 def process_0_first(name: str) -> Iterator[None]:
-    """The block is run by process 0, and then by the others together."""
+    """The block is run by process 0, and then by the others together; nothing in it may wait for other processes."""
     if jax.process_index() != 0:
         barrier(f"{name}: process 0")
     yield

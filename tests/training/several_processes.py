@@ -87,6 +87,7 @@ def work(directory: Path, request: dict) -> int:
 
         def __next__(self):
             if self.next == request.get("killed_at"):
+                time.sleep(1)  # until the others wait in the step
                 os.kill(os.getpid(), signal.SIGKILL)
             return {name: array[self.rows] for name, array in super().__next__().items()}
 
