@@ -18,9 +18,10 @@ from jaxllm.training.loop import Trainer
 from jaxllm.training.state import initial_state
 from jaxllm.training.step import jit_step, make_step
 
+MODEL = replace(tiny.MODEL, num_layers=1)
 LAYOUT = Layout(make_mesh(MeshConfig(data=4, fsdp=2)))
 TRAINING = tiny.experiment(grad_clip=0.0).training
-JOB = tiny.job(tiny.experiment())
+JOB = tiny.job(tiny.experiment(model=MODEL))
 SGD, ADAM = optax.sgd(0.1), optax.adamw(1e-2)
 
 
@@ -111,7 +112,9 @@ def test_replicas_talk_of_nothing_but_numbers_for_the_log_until_they_meet(diloco
 
 
 def test_a_run_of_replicas_apart_is_stopped_and_resumed_as_any_other(tmp_path):
-    config = replace(tiny.experiment(steps=6, every=3, mesh=MeshConfig(data=4, fsdp=2)), outer=OuterConfig(every=2))
+    config = replace(
+        tiny.experiment(steps=6, every=3, model=MODEL, mesh=MeshConfig(data=4, fsdp=2)), outer=OuterConfig(every=2)
+    )
     tiny.train(tmp_path / "whole", config)
     tiny.train(tmp_path / "parts", config, tiny.Batches(stopped_at=2))
     outcome, _ = tiny.train(tmp_path / "parts", config)
