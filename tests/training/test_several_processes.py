@@ -1,6 +1,7 @@
 """Two and four real processes on this machine: they train as one would, and end together when one is killed."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from several_processes import Together, tiny_runs
 from jaxllm.training import run_directory
 from jaxllm.training.goodput import read_goodput
 
-CONFIG = tiny.experiment()
+CONFIG = tiny.experiment(model=replace(tiny.MODEL, num_layers=1))
 SAID = "process 1 (host-1) is gone: it was killed, or its machine was"
 
 
