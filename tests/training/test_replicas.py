@@ -17,13 +17,14 @@ from jaxllm.training.replicas import SilentCorruption, find_differences
 MESH = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
 
-def flip(array: jax.Array, *devices: int, bit: int = 0) -> jax.Array:
-    """As if these devices' memory had lost a bit of the first element of what they hold."""
+def flip(array: jax.Array, *devices: int, gravely: bool = False) -> jax.Array:
+    """As if these devices had lost a bit of the first element of what they hold; or the exponent's last bit of all."""
     parts = []
     for shard in array.addressable_shards:
         data = np.asarray(shard.data).copy()
         if shard.device.id in devices:
-            data.reshape(-1).view(np.uint8)[0] ^= 1 << bit
+            bits = data.reshape(-1).view(np.uint32)
+            bits[:] ^= np.uint32(1 << 23) if gravely else (np.arange(bits.size) == 0).astype(np.uint32)
         parts.append(jax.device_put(data, shard.device))
     return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
 
@@ -70,7 +71,7 @@ def config(**faults):
 class Failing(Trainer):
     """Device 5 forgets a bit of a parameter after a step, the first time it comes there."""
 
-    at, fails = 6, 1
+    at, fails, gravely = 6, 1, False
 
     def _dispatch(self):
         super()._dispatch()
@@ -78,7 +79,7 @@ class Failing(Trainer):
             self.fails -= 1
             params = self.state.params
             leaves, tree = jax.tree.flatten(params)
-            leaves[0] = flip(leaves[0], 5)
+            leaves[0] = flip(leaves[0], 5, gravely=self.gravely)
             self.state = self.state.replace(params=jax.tree.unflatten(tree, leaves))
 
 
@@ -89,10 +90,10 @@ def healthy(tmp_path_factory):
     return directory
 
 
-def run(directory, config, fails=1):
+def run(directory, config, fails=1, gravely=False):
     reporter = tiny.Recorder()
     trainer = Failing(tiny.job(config), directory, reporter)
-    trainer.fails = fails
+    trainer.fails, trainer.gravely = fails, gravely
     return trainer.run(), reporter
 
 
@@ -139,7 +140,7 @@ def test_a_replayed_interval_is_the_one_of_the_run(healthy):
 
 
 def test_a_replay_finds_what_was_computed_wrongly(tmp_path):
-    run(tmp_path, config())  # nobody noticed
+    run(tmp_path, config(), gravely=True)  # nobody noticed
     replayed = list(Trainer(tiny.job(config()), tmp_path, tiny.Recorder()).replay(4, 4))
     assert [each.same for each in replayed[:2]] == [True, True]
     assert not replayed[2].same, "the loss after the flipped bit"
