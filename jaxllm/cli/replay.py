@@ -36,8 +36,8 @@ def run(arguments: list[str]) -> int:
 
 def _line(replayed) -> str:
     if math.isnan(replayed.loss):
-        differing = ", ".join(replayed.differing) or "nothing"
-        return f"checkpoint {replayed.step}: {differing} differs"
+        differs = f"differs: {', '.join(replayed.differing)}" if replayed.differing else "the same bits"
+        return f"checkpoint {replayed.step}: {differs}"
     twice = f"; computed twice: {'; '.join(replayed.differing)} differ" if replayed.differing else ""
     logged = "not in the log" if replayed.logged is None else f"logged {replayed.logged!r}"
     verdict = "" if replayed.logged in (None, replayed.loss) else ", which differs"

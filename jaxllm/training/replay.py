@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.training.checkpoints import Checkpoints, flatten
+from jaxllm.training.checkpoints import CheckpointError, Checkpoints, flatten
 from jaxllm.training.replicas import device_digests
 from jaxllm.training.state import TrainState
 from jaxllm.training.step import Step
@@ -89,9 +89,14 @@ class Replay:
             state = twice.state
             yield Replayed(step, float(twice.metrics["loss"]), logged.get(step), twice.differing)
         if start + steps in checkpoints.steps():
-            there, here = flatten(checkpoints.read(start + steps, self.target).state), flatten(state)
-            differing = [name for name in here if not _same_bits(here[name], there[name])]
-            yield Replayed(start + steps, math.nan, None, tuple(differing))
+            yield Replayed(start + steps, math.nan, None, self._against(checkpoints, start + steps, flatten(state)))
+
+    def _against(self, checkpoints: Checkpoints, step: int, here: dict[str, jax.Array]) -> tuple[str, ...]:
+        try:
+            there = flatten(checkpoints.read(step, self.target).state)
+        except CheckpointError as error:  # its digests were of replicas that differed, or the disk is at fault
+            return (str(error),)
+        return tuple(name for name in here if not _same_bits(here[name], there[name]))
 
 
 def _same_bits(one: jax.Array, other: jax.Array) -> bool:
