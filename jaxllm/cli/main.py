@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ VERBS = {
     "generate": "jaxllm.cli.generate",
     "chat": "jaxllm.cli.chat",
     "tokenizer": "jaxllm.cli.tokenizer",
+    "replay": "jaxllm.cli.replay",
     "runs": "jaxllm.cli.runs",
     "plot": "jaxllm.cli.plot",
     "plan": "jaxllm.cli.plan",
@@ -58,11 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more at exit; let that have somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, TimeoutError) as error:
         if os.environ.get("JAXLLM_TRACEBACK") == "1":
             raise
         print(f"error: {error}{_hint(error)}", file=sys.stderr)
-        return FAILED if isinstance(error, FloatingPointError) else REFUSED
+        return _end(REFUSED if isinstance(error, ValueError) else FAILED)
+    except Exception:
+        if "jaxllm.parallel.start_up" in sys.modules:
+            traceback.print_exc()
+            _end(FAILED)
+        raise
+
+
+def _end(status: int) -> int:
+    """Among several processes the interpreter must not wait, at its end, for those that wait for this one."""
+    if "jaxllm.parallel.start_up" in sys.modules:
+        sys.modules["jaxllm.parallel.start_up"].leave_at_once(status)
+    return status
 
 
 def _help() -> str:

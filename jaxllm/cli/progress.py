@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jaxllm.training.job import Reporter
+from jaxllm.training.job import Reporter, Silent
 
 # Lines in a log file are for reading afterwards: one in ten seconds tells enough.
 SECONDS_BETWEEN_LINES = 10
@@ -31,6 +31,12 @@ def reporter() -> Iterator[Reporter]:
     )
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as progress:
         yield Bar(progress)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[Reporter]:
+    """For all processes of a job but the first: what they would say is the same."""
+    yield Silent()
 
 
 class Lines:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ EXPERIMENT is one of
   RUN/config.json   of an earlier run, replayed into a new directory, RUN-replay by default
   RUN               the directory of an earlier run, which is resumed
 
-  --run DIR         where the run is kept, runs/NAME by default; an existing run is resumed
+  --run DIR         where the run is kept, runs/NAME by default, or gs://BUCKET/NAME; an existing run is resumed
   --profile         write a trace of a few steps to DIR/profile
   --a.b=c           change a field of the config; jaxllm train EXPERIMENT --help lists them
 
@@ -31,18 +33,31 @@ def run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise ValueError(f"the experiment comes first: jaxllm train EXPERIMENT {' '.join(arguments)}")
+
+    began = time.time()
+    from jaxllm.parallel.start_up import joined
+
+    # First, since an experiment file may look at the devices, which are those of all hosts.
+    with joined() as process:
+        return _train(arguments, process, began)
+
+
+def _train(arguments: list[str], process: int, began: float) -> int:
     config, directory, profile = plan_run(arguments[0], arguments[1:])
 
-    from jaxllm.cli.progress import reporter
+    from jaxllm.cli.progress import reporter, silence
+    from jaxllm.parallel.start_up import refuse_different_configs
     from jaxllm.pipeline.pretrain import pretrain
 
-    with reporter() as report:
-        outcome = pretrain(config, directory, report, profile=profile).outcome
-    print(f"{directory}: step {outcome.step} of {outcome.steps}{_score(outcome)}")
+    refuse_different_configs(asdict(config))
+    with reporter() if process == 0 else silence() as report:
+        outcome = pretrain(config, directory, report, profile=profile, began=began).outcome
+    if process == 0:
+        print(f"{directory}: step {outcome.step} of {outcome.steps}{_score(outcome)}")
     return 0
 
 
-def plan_run(source: str, arguments: list[str]) -> tuple[Any, Path, bool]:
+def plan_run(source: str, arguments: list[str]) -> tuple[Any, Path | str, bool]:
     """(config, run directory, whether to profile). Raises ValueError if `source` names nothing that can be run."""
     from jaxllm.config import apply_overrides, load_experiment
     from jaxllm.training.experiment import Experiment
@@ -70,7 +85,7 @@ def plan_run(source: str, arguments: list[str]) -> tuple[Any, Path, bool]:
     return config, run_directory or default or Path("runs") / config.name, profile
 
 
-def _own_options(arguments: list[str]) -> tuple[Path | None, bool, list[str]]:
+def _own_options(arguments: list[str]) -> tuple[Path | str | None, bool, list[str]]:
     """(run directory, profile, what is left for the config)."""
     run_directory, profile, rest = None, False, []
     remaining = iter(arguments)
@@ -81,7 +96,7 @@ def _own_options(arguments: list[str]) -> tuple[Path | None, bool, list[str]]:
             value = argument.removeprefix("--run=") if "=" in argument else next(remaining, "")
             if not value:
                 raise ValueError("--run needs the name of a directory: --run DIR")
-            run_directory = Path(value)
+            run_directory = value if "://" in value else Path(value)  # a Path would make one slash of two
         else:
             rest.append(argument)
     return run_directory, profile, rest

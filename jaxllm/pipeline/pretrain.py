@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +13,18 @@ from jaxllm import tokenizers
 from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
 from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.models import ModelConfig, decoder_spec
+from jaxllm.parallel.agreement import process_0_first
+from jaxllm.parallel.local_rows import find_readers
+from jaxllm.parallel.sharding import make_layout
 from jaxllm.plan.flops import machine_peak, train_flops_per_token
 from jaxllm.plan.memory import memory_report
 from jaxllm.tokenizers.protocol import Tokenizer
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.job import Job, Outcome, Reporter, pretraining_objective
+from jaxllm.training.job import Event, Job, Outcome, Reporter, pretraining_objective
 from jaxllm.training.loop import Trainer
-from jaxllm.training.run_directory import RunDirectory
+from jaxllm.training.mesh_fit import check_mesh
+from jaxllm.training.remote_run import RemoteRunDirectory, is_remote
+from jaxllm.training.run_directory import RunDirectory, refuse_private_directory
 
 # Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.
 VOCAB_MULTIPLE = 64
@@ -41,24 +47,45 @@ def pretrain(
     *,
     documents: SplitDocuments | None = None,
     profile: bool = False,
+    began: float | None = None,
 ) -> Pretrained:
     """Run an experiment, or go on with the run that `directory` holds.
 
-    `documents` stands in for reading `experiment.data` where they are in memory already. Raises ValueError for anything
+    `documents` stands in for reading `experiment.data` where they are in memory already; `began` is when this session
+    started, in seconds since the epoch, where that was before now. Of several processes (`start_up.joined`) each calls
+    this, with the same directory. Raises ValueError for anything
     a user can mend: text that cannot be read, a directory that is in use or holds another run, sizes that do not fit
     the mesh.
     """
-    with RunDirectory(directory) as run:
+    began = time.time() if began is None else began
+    with open_run(directory) as run:
         documents = documents or SplitDocuments(experiment.data)
-        tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
-        experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
-        corpus = prepare_corpus(documents, tokenizer, run.data)
+        with process_0_first("preparation"):
+            run.follow()
+            tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
+            experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
+            corpus = prepare_corpus(documents, tokenizer, run.data)
+            run.push()
         reporter.say(describe_corpus(corpus))
         loader, validation = make_batches(experiment, corpus)
         with loader:
-            job = make_job(experiment, tokenizer, loader, validation)
-            outcome = Trainer(job, run.path, reporter, profile=profile).run()
+            # Before each checkpoint, so that the log in the bucket reaches at least to where that resumes.
+            copies = Event("copy to the bucket", experiment.checkpoints.every, lambda state, step: run.push())
+            events = (copies,) if is_remote(directory) else ()
+            job = make_job(experiment, tokenizer, loader, validation, events)
+            trainer = Trainer(job, run.path, reporter, checkpoints=run.checkpoints, profile=profile, began=began)
+            outcome = trainer.run()
         return Pretrained(experiment, tokenizer, corpus, outcome)
+
+
+def open_run(directory: str | Path) -> RunDirectory:
+    """The directory of a run or its address in a bucket, held by process 0."""
+    leads = jax.process_index() == 0
+    if is_remote(directory):
+        return RemoteRunDirectory(str(directory), leads=leads)
+    run = RunDirectory(directory, leads=leads)
+    refuse_private_directory(run.path)
+    return run
 
 
 def prepare_tokenizer(
@@ -86,13 +113,16 @@ def with_vocabulary(experiment: Experiment, tokenizer: Tokenizer) -> Experiment:
 
 
 def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, ValidationBatches]:
-    """This process's part of the training and validation batches."""
+    """This process's part of the training and validation batches. Raises ValueError when the mesh cannot split them."""
+    rows = experiment.training.batch_size
+    layout = make_layout(experiment.mesh)
+    check_mesh(experiment, layout.mesh.shape)
+    readers = find_readers(layout.sharding("batch"), rows)
     place = {
         "row_length": experiment.model.context_length,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "process_index": readers.index,
+        "process_count": readers.count,
     }
-    rows = experiment.training.batch_size
     # An evaluation does not accumulate, so it takes as many rows at once as a microbatch of training.
     microbatch = rows // experiment.training.accumulation
     return (
@@ -101,7 +131,13 @@ def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, V
     )
 
 
-def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, validation: ValidationBatches) -> Job:
+def make_job(
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    loader: TrainLoader,
+    validation: ValidationBatches,
+    events: tuple[Event, ...] = (),
+) -> Job:
     model, training = experiment.model, experiment.training
     peak, _ = machine_peak(jax.devices())
     return Job(
@@ -114,6 +150,7 @@ def make_job(experiment: Experiment, tokenizer: Tokenizer, loader: TrainLoader, 
         flops_per_token=train_flops_per_token(model, model.context_length),
         peak_flops=peak,
         memory_report=memory_report(experiment, jax.device_count()),
+        events=events,
     )
 
 

@@ -11,6 +11,7 @@ from jaxllm.data.token_store import TokenStore
 from jaxllm.plan.flops import RULE, parameter_count, train_flops_per_token
 from jaxllm.training.curves import draw_curves
 from jaxllm.training.experiment import Experiment
+from jaxllm.training.goodput import read_goodput
 from jaxllm.training.history import History, read_history
 from jaxllm.training.job import Outcome
 
@@ -58,6 +59,7 @@ def _markdown(figures: Figures, history: History) -> str:
         "## Model and compute\n\n" + _table(_compute(figures, history)),
         "## Text\n\n" + _text(figures),
         "## Wall clock\n\n" + _table([(stage, f"{seconds:.1f} s") for stage, seconds in _clock(figures, history)]),
+        "## Where the time went\n\n" + _goodput(figures.directory),
         f"## Talk to it\n\n    jaxllm chat {figures.directory}\n",
     ]
     return "\n\n".join(sections)
@@ -128,6 +130,35 @@ def _clock(figures: Figures, history: History) -> list[tuple[str, float]]:
         ("of which training steps", steps),
         ("total", sum(figures.seconds.values())),
     ]
+
+
+# What a reader is told of each of `goodput.KINDS` and `goodput.LOSSES`.
+_SPENT = {
+    "step": "steps that last",
+    "input": "waiting for input",
+    "evaluation": "evaluation",
+    "checkpoint": "checkpoints",
+    "check": "checks for corruption and pace",
+    "compile": "compilation of the step",
+    "restore": "restoring or initializing",
+    "start_up": "start-up",
+    "rollback": "steps undone by rollbacks",
+    "restart": "steps repeated after a restart",
+    "down": "between sessions",
+}
+
+
+def _goodput(directory: Path) -> str:
+    goodput = read_goodput(directory)
+    if goodput is None:
+        return "Not recorded."
+    rows = [
+        (name, f"{goodput.seconds[kind]:.1f} s, {goodput.seconds[kind] / goodput.total:.1%}")
+        for kind, name in _SPENT.items()
+        if goodput.seconds.get(kind)
+    ]
+    sessions = "one session" if goodput.sessions == 1 else f"{goodput.sessions} sessions"
+    return f"Goodput {goodput.fraction:.1%} of {goodput.total:.0f} s, in {sessions}.\n\n" + _table(rows)
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

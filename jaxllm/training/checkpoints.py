@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from jaxllm.parallel.agreement import everyone
 from jaxllm.training.digest import digests
 from jaxllm.training.experiment import CheckpointConfig
 from jaxllm.training.state import TrainState
@@ -125,12 +126,15 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
+            problem = ""
             try:
                 state, progress = _read(self.directory / str(step), target)
             except Mismatch:
                 raise
             except Exception as error:
-                damaged[step] = f"checkpoint {step} is damaged ({_first_line(error)})"
+                problem = f"checkpoint {step} is damaged ({_first_line(error)})"
+            if not everyone(not problem):
+                damaged[step] = problem or f"checkpoint {step} could not be read by another host"
                 continue
             moved = tuple(f"{why}; moved to {self._set_aside(broken)}" for broken, why in damaged.items())
             self._finish_removals()
@@ -142,12 +146,25 @@ class Checkpoints:
             )
         return None
 
+    def read(self, step: int, target: TrainState) -> Restored:
+        """One checkpoint by its step. Raises CheckpointError when it is not there, does not fit or is damaged."""
+        if step not in self.steps():
+            raise CheckpointError(f"{self.directory} has no checkpoint of step {step}; it has {self.steps()}")
+        try:
+            state, progress = _read(self.directory / str(step), target)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {step} is damaged ({_first_line(error)})") from error
+        return Restored(state, progress, step, ())
+
     def _set_aside(self, step: int) -> epath.Path:
         aside = self.directory.parent / f"damaged-{step}"
         if jax.process_index() == 0:
             if aside.exists():
                 aside.rmtree()
             (self.directory / str(step)).rename(aside)
+        everyone(True)  # so that nobody lists the directory before
         self._val_losses.pop(step, None)
         self._manager.reload()
         return aside

@@ -26,10 +26,10 @@ def _in_host_memory(x: jax.Array) -> bool:
 
 @jax.jit
 def _digest_all(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _digest(x, zlib.crc32(name.encode())) for name, x in arrays.items()}
+    return {name: digest(x, zlib.crc32(name.encode())) for name, x in arrays.items()}
 
 
-def _digest(x: jax.Array, salt: int) -> jax.Array:
+def digest(x: jax.Array, salt: int) -> jax.Array:
     """Sum modulo 2^32 of each element's scrambled bits times an odd number made from its index.
 
     Addition of integers is exact and order-free, so sharding cannot change the result; scrambling and odd factors are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxllm.config import MIGRATIONS
 from jaxllm.data.config import DataConfig
@@ -86,8 +87,20 @@ class CheckpointConfig:
     """Also keep each checkpoint whose step is a multiple of this; 0 keeps none for that reason."""
     asynchronous: bool = True
     """Write in the background while training goes on."""
+    local_every: int = 0
+    """Steps between checkpoints on each host's own disk, to go back to quickly; 0 writes none."""
+    local_directory: str = ""
+    """Where these lie, on a fast disk or in memory (/dev/shm/jaxllm); each process keeps its own part there."""
+    slow_seconds: float = 60.0
+    """A checkpoint that holds up training for longer is told of."""
 
     def __post_init__(self):
+        if self.local_every < 0:
+            raise ValueError(f"checkpoints.local_every must not be negative, got {self.local_every}")
+        if self.local_every and not self.local_directory:
+            raise ValueError(
+                f"checkpoints.local_every={self.local_every} needs checkpoints.local_directory, such as /dev/shm/jaxllm"
+            )
         if self.every < 1 or self.keep_last < 1:
             raise ValueError(
                 f"checkpoints.every and checkpoints.keep_last must be at least 1, got {self.every} and {self.keep_last}"
@@ -124,6 +137,61 @@ class RecoveryConfig:
 
 
 @dataclass(frozen=True)
+class OuterConfig:
+    """Replicas along the mesh's data axis that train apart and meet now and then (DiLoCo); for slow networks."""
+
+    every: int = 0
+    """Inner steps between meetings (DiLoCo: 500); 0 keeps all replicas together in every step."""
+    learning_rate: float = 0.7
+    """Of the outer SGD, whose gradient is the mean of what the replicas moved."""
+    momentum: float = 0.9
+    """Its Nesterov momentum; 0 is plain SGD."""
+
+    def __post_init__(self):
+        if self.every < 0 or self.learning_rate <= 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                "outer: every must not be negative, learning_rate above 0 and momentum in [0, 1), got "
+                f"{self.every}, {self.learning_rate} and {self.momentum}"
+            )
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """What is watched for while a run goes on: hosts that stop, hang, lag or compute wrongly."""
+
+    agree_every: int = 1
+    """Steps between the moments at which the hosts of a run tell each other of a request to stop."""
+    hang_factor: float = 20.0
+    """A step that takes so many times the median step counts as hanging; 0 turns the watchdog off."""
+    hang_minimum: float = 120.0
+    """Seconds that any step may take."""
+    hang_seconds: float = 3600.0
+    """Seconds that anything else may take: compilation, evaluation, a checkpoint, the first steps."""
+    hang_exit: bool = False
+    """After dumping the stacks of a hang, end the process with a status that launchers answer by starting again."""
+    pace_every: int = 100
+    """Steps between reports of the slowest host, in runs of several; 0 reports none."""
+    digest_every: int = 0
+    """Steps between comparisons of the replicas of parameters and optimizer state, bit for bit; 0 compares never."""
+    replay_every: int = 0
+    """Steps between steps that are computed twice and compared; such a step needs memory for a second state."""
+    on_corruption: Literal["roll_back", "stop"] = "roll_back"
+    """What follows when replicas or the two results differ."""
+    maintenance: Literal["auto", "on", "off"] = "auto"
+    """Ask the machine's metadata server whether it is to be taken away; auto does so on Google Cloud."""
+
+    def __post_init__(self):
+        if self.agree_every < 1:
+            raise ValueError(f"faults.agree_every must be at least 1, got {self.agree_every}")
+        for name in ("hang_factor", "pace_every", "digest_every", "replay_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"faults.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("hang_minimum", "hang_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"faults.{name} must be above 0 seconds, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run, complete: replaying it on the same devices gives the same losses."""
 
@@ -141,10 +209,14 @@ class Experiment:
     """Length, batch and evaluation."""
     precision: PrecisionConfig = PrecisionConfig()
     """Types of parameters, optimizer state and products."""
+    outer: OuterConfig = OuterConfig()
+    """Whether replicas train apart."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
     recovery: RecoveryConfig = RecoveryConfig()
     """What happens when the loss explodes."""
+    faults: FaultConfig = FaultConfig()
+    """What is watched for besides."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
     pipeline: PipelineConfig = PipelineConfig()

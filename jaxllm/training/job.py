@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from jaxllm.objectives.next_token import Objective, Scheduled, next_token, switc
 from jaxllm.parallel.schedules import ticks
 from jaxllm.parallel.sharding import Layout, use_layout
 from jaxllm.training.experiment import Experiment, TrainingConfig
+from jaxllm.training.state import TrainState
 
 
 class Batches(Protocol):
@@ -24,6 +25,18 @@ class Batches(Protocol):
     def __next__(self) -> dict[str, np.ndarray]: ...
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to be done with the state every `every` steps (0: never) and after the last one, such as an export.
+
+    One that was due when the run was stopped is done first thing when it goes on.
+    """
+
+    name: str
+    every: int
+    act: Callable[[TrainState, int], None]  # (state, step), in every process
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Job:
     flops_per_token: float
     peak_flops: float | None  # of all devices together
     memory_report: tuple[str, ...] = ()  # lines of the plan: where the bytes go, by arithmetic
+    events: tuple[Event, ...] = ()  # besides evaluation
 
 
 def pretraining_objective(model: ModelConfig, training: TrainingConfig) -> Objective:

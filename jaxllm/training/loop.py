@@ -9,31 +9,39 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxllm import config as configs
 from jaxllm.models.config import MoEConfig
 from jaxllm.models.declare import count
 from jaxllm.objectives.next_token import Batch, Metrics
 from jaxllm.objectives.routing import settle_routing
+from jaxllm.parallel.local_rows import find_readers, place_rows
 from jaxllm.parallel.sharding import make_layout
-from jaxllm.training.checkpoints import Checkpoints
+from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.gradients import Gradients, accumulated, laid_out, pipelined
-from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
+from jaxllm.training.job import Event, Job, Outcome, Reporter, describe_plan
+from jaxllm.training.local_sgd import abstract_local_state, make_local_state, make_local_step
 from jaxllm.training.mesh_fit import check_mesh
-from jaxllm.training.metrics import MetricsLog
+from jaxllm.training.metrics import MetricsLog, Unlogged
 from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
 from jaxllm.training.precision import make_precision
 from jaxllm.training.profiling import Profile
 from jaxllm.training.recovery import Watch
-from jaxllm.training.signals import StopRequest
+from jaxllm.training.replay import Replay, Replayed, step_twice
+from jaxllm.training.replicas import SilentCorruption, find_differences
+from jaxllm.training.session import Session
 from jaxllm.training.state import TrainState, abstract_state, make_state
 from jaxllm.training.step import jit_step, make_evaluation, make_step
+from jaxllm.training.tiers import Tiers
 
 # Of mixtures of experts, of multi-token modules and of float16.
 REPORTED_WHERE_PRESENT = ("router_loss", "max_load", "dropped", "multi_token", "loss_scale")
@@ -43,69 +51,109 @@ class Trainer:
     """The loop's state: a training state on a mesh, a position in the data, logs and checkpoints of one run
     directory."""
 
-    def __init__(self, job: Job, directory: Path, reporter: Reporter, *, profile: bool = False):
+    def __init__(
+        self,
+        job: Job,
+        directory: Path,
+        reporter: Reporter,
+        *,
+        checkpoints: epath.PathLike | None = None,
+        profile: bool = False,
+        began: float | None = None,
+    ):
+        """`checkpoints`: where these lie, by default in `directory`. `began`: when this session started, in seconds
+        since the epoch; now by default."""
         experiment = job.experiment
         config = experiment.training
         self.job, self.directory, self.reporter, self.config = job, directory, reporter, config
+        self.faults, self.saving = experiment.faults, experiment.checkpoints
+        self.saved_in = directory / "checkpoints" if checkpoints is None else checkpoints
         self.layout = make_layout(experiment.mesh)
         check_mesh(experiment, self.layout.mesh.shape)
         _check_balance(experiment)
         _check_schedule_free(experiment)
+        self._readers = cache(lambda rows: find_readers(self.layout.sharding("batch", "length"), rows))
+        self.session = Session(directory, experiment.faults, reporter, began=began)
+        self.events = (Event("evaluation", config.eval_every, lambda state, step: self._evaluate()), *job.events)
         self.schedule = make_schedule(experiment.optimizer, config.steps)
         self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
         self.spec = laid_out(job.spec, experiment.model, experiment.pipeline, config.accumulation, self.layout)
         self.precision = make_precision(experiment.precision, self.spec, experiment.model.compute_dtype)
-        self.target, self.shardings = abstract_state(
-            self.spec,
-            self.optimizer,
-            self.layout,
-            ema=config.ema_decay > 0,
-            precision=self.precision,
-            offload_optimizer=config.offload_optimizer,
-        )
+        self.target, self.shardings = self._abstract_state()
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
         self.step = 0
         self.val: dict[str, float] = {}
         self._evaluated_at = -1
+        self._corruptions = 0
         self.compile_seconds = 0.0
         self._pending: tuple[int, Metrics] | None = None
         self._clock = 0.0
 
     def run(self) -> Outcome:
+        logs = jax.process_index() == 0
         with (
-            Checkpoints(self.directory / "checkpoints", self.job.experiment.checkpoints) as self.checkpoints,
-            MetricsLog(self.directory) as self.log,
-            StopRequest() as stop,
+            self.session,
+            Tiers(self.directory, self.saved_in, self.saving, self.reporter.say) as self.checkpoints,
+            MetricsLog(self.directory) if logs else Unlogged() as self.log,
         ):
-            self._compile()
-            self._resume_or_start()
+            with self.session.during("compile"):
+                self._compile()
+            with self.session.during("restore"):
+                self._resume_or_start()
+            self.session.starts(self.step)
             self._clock = time.perf_counter()
-            stopping = False
-            while self.step < self.config.steps and not stopping:
+            stop = None
+            while self.step < self.config.steps and stop is None:
                 self._dispatch()
-                # Read once: a request that comes in later is for the next step, after which it is saved.
-                stopping = bool(stop)
-                self._settle(stopping)
+                # Asked once: a request that comes in later is for the next step, after which it is saved.
+                stop = self.session.stop_for(self.step)
+                self._settle(stopping=stop is not None)
             self.profile.stop()
-            self.checkpoints.wait()
-            if stopping and self.step < self.config.steps:
+            with self.session.during("checkpoint"):
+                self.checkpoints.wait()
+            if row := self.session.closing_row(self.step):
+                self.log.write(row)
+            if stop is not None and self.step < self.config.steps:
                 saved = self.checkpoints.steps()[-1]
                 self.reporter.say(
-                    f"{stop.signal.name} received: step {saved} of {self.config.steps} is saved; "
+                    f"{stop.name} received: step {saved} of {self.config.steps} is saved; "
                     "run the same command to resume"
                 )
-        return Outcome(
-            self.step,
-            self.config.steps,
-            self.val.get("val_loss"),
-            self.val.get("val_bpb"),
-            self.compile_seconds,
-            stop.signal.name if stop.signal else None,
-        )
+        val = self.val.get
+        stopped_by = stop.name if stop else None
+        return Outcome(self.step, self.config.steps, val("val_loss"), val("val_bpb"), self.compile_seconds, stopped_by)
+
+    def replay(self, start: int, steps: int) -> Iterator[Replayed]:
+        """Steps after checkpoint `start` computed again (`replay.replay`); the run directory stays as it is."""
+        with Checkpoints(self.saved_in, self.saving) as checkpoints:
+            self._compile()
+            again = Replay(self.train_step, self.target, self.job.batches, self._place)
+            yield from again.run(self.directory, checkpoints, start, steps)
 
     # Before the first step
+
+    def _abstract_state(self) -> tuple[TrainState, TrainState]:
+        experiment = self.job.experiment
+        if not experiment.outer.every:
+            return abstract_state(
+                self.spec,
+                self.optimizer,
+                self.layout,
+                ema=self.config.ema_decay > 0,
+                precision=self.precision,
+                offload_optimizer=self.config.offload_optimizer,
+            )
+        _check_outer(experiment)
+        return abstract_local_state(self.job.spec, self.optimizer, experiment.outer, self.layout)
+
+    def _make_state(self) -> TrainState:
+        spec, optimizer, seed, outer = self.job.spec, self.optimizer, self.config.seed, self.job.experiment.outer
+        if not outer.every:
+            ema, precision = self.config.ema_decay > 0, self.precision
+            return make_state(spec, optimizer, self.shardings, seed=seed, ema=ema, precision=precision)
+        return make_local_state(spec, optimizer, outer, self.layout, self.shardings, seed=seed)
 
     def _compile(self) -> None:
         """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
@@ -123,6 +171,8 @@ class Trainer:
             gradients=self._gradients(),
             precision=self.precision,
         )
+        if self.job.experiment.outer.every:
+            step = make_local_step(step, self.job.experiment.outer, self.layout)
         rows, length = config.batch_size, model.context_length
         types = {
             "tokens": "int32",
@@ -149,14 +199,7 @@ class Trainer:
         restored = self.checkpoints.restore(self.target)
         if restored is None:
             self.log.truncate(0)  # of a run that was killed before its first checkpoint was whole
-            self.state = make_state(
-                self.job.spec,
-                self.optimizer,
-                self.shardings,
-                seed=self.config.seed,
-                ema=self.config.ema_decay > 0,
-                precision=self.precision,
-            )
+            self.state = self._make_state()
             self.log.write({"event": "start", "step": 0, "time": time.time(), "parameters": count(self.job.spec)})
             self._save()
             return
@@ -165,13 +208,16 @@ class Trainer:
         self._take(restored.state, restored.progress)
         self.job.batches.set_state(restored.progress["batches"])
         self.watch.set_state(restored.progress["watch"])
-        self.log.truncate(restored.progress["metrics_bytes"])
         if self.step >= self.config.steps:
             self.reporter.say(f"{self.directory} is finished: step {self.step} of {self.config.steps}")
         else:
+            self.log.truncate(restored.progress["metrics_bytes"])
             self.reporter.say(f"resuming at step {self.step} of {self.config.steps}")
-        if restored.progress["evaluation_due"]:
-            self._evaluate()
+        # Before there were other events, a checkpoint said only whether the evaluation was due.
+        due = restored.progress.get("due", ["evaluation"] if restored.progress.get("evaluation_due") else [])
+        for event in self.events:
+            if event.name in due:
+                event.act(self.state, self.step)
 
     def _take(self, state: TrainState, progress: dict[str, Any]) -> None:
         self.state, self.step, self.val = state, progress["step"], progress["val"]
@@ -181,29 +227,48 @@ class Trainer:
 
     def _dispatch(self) -> None:
         self.profile.before(self.step)
-        batch = self._place(next(self.job.batches))
-        self.state, metrics = self.train_step(self.state, batch)
+        with self.session.during("input"):
+            batch = self._place(next(self.job.batches))
         self.step += 1
+        self._corrupt = ""
+        if self._is_due(self.faults.replay_every):
+            with self.session.during("check"):
+                twice = step_twice(self.train_step, self.state, batch)
+            self.state, metrics = twice.state, twice.metrics
+            self._corrupt = "; ".join(twice.differing[:4])
+        else:
+            self.state, metrics = self.train_step(self.state, batch)
         self._diverged = self._read_pending()
         self._pending = (self.step, metrics)
 
     def _settle(self, stopping: bool) -> None:
         """Whatever is due after the step just dispatched."""
-        every = self.config.eval_every
         last = self.step == self.config.steps
-        evaluation_due = last or (every > 0 and self.step % every == 0)
-        save_due = last or stopping or self.step % self.job.experiment.checkpoints.every == 0
-        if evaluation_due or save_due:
+        due = [event for event in self.events if last or self._is_due(event.every)]
+        save_due = last or stopping or self._is_due(self.saving.every)
+        local_due = not save_due and self._is_due(self.saving.local_every)
+        if due or save_due or local_due:
             self._diverged = self._diverged or self._read_pending()
         if self._diverged:
-            self._roll_back(self._diverged)
+            self._roll_back(self._diverged, skip_data=True)
             return
-        if evaluation_due and not stopping:
-            self._evaluate()
+        if self.faults.digest_every and (save_due or local_due or self._is_due(self.faults.digest_every)):
+            self._corrupt = self._corrupt or self._compare_replicas()
+        if self._corrupt:
+            self._recover_from_corruption()
+            return
+        if row := self.session.pace(self.step, self.state):
+            self.log.write(row)
+        if not stopping:
+            for event in due:
+                event.act(self.state, self.step)
         # The middle of a bad stretch is no place to go back to. A run that is stopped there resumes before it and sees
         # it again.
-        if save_due and (last or not self.watch.suspicious):
-            self._save(evaluation_due=evaluation_due and stopping)
+        if (save_due or local_due) and (last or not self.watch.suspicious):
+            self._save(local=local_due, due=[event.name for event in due] if stopping else [])
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
 
     def _read_pending(self) -> str | None:
         """Log the step dispatched before; returns the reason to roll back if there is one."""
@@ -226,6 +291,7 @@ class Trainer:
         }
         self.log.write(row)
         self.reporter.progress(row, self.config.steps)
+        self.session.step_done(step)
         if not values["finite"]:
             self.log.write({"event": "skipped_step", "step": step})
             self.reporter.say(
@@ -240,6 +306,15 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Mean loss and bits per byte over the validation part, with the parameters that would be shipped."""
+        with self.session.during("evaluation"):
+            self.val = self._validate()
+        self._evaluated_at = self.step
+        row = {"step": self.step, **self.val}
+        self.log.write(row)
+        self.reporter.progress(row, self.config.steps)
+        self._clock = time.perf_counter()
+
+    def _validate(self) -> dict[str, float]:
         experiment = self.job.experiment
         params = self.state.ema
         if params is None:
@@ -257,51 +332,93 @@ class Trainer:
                 "the validation part holds no target to predict: give more text, or validate on a larger part"
             )
         # A model of a bare vocabulary of special tokens would stand for no bytes.
-        self.val = {"val_loss": nll / weight, "val_bpb": nll / math.log(2) / size if size else math.nan}
-        self._evaluated_at = self.step
-        row = {"step": self.step, **self.val}
-        self.log.write(row)
-        self.reporter.progress(row, self.config.steps)
-        self._clock = time.perf_counter()
+        return {"val_loss": nll / weight, "val_bpb": nll / math.log(2) / size if size else math.nan}
 
-    def _save(self, evaluation_due: bool = False) -> None:
+    def _save(self, *, local: bool = False, due: Sequence[str] = ()) -> None:
         progress = {
             "batches": self.job.batches.get_state(),
             "watch": self.watch.get_state(),
             "metrics_bytes": self.log.offset(),
             "val": self.val,
-            "evaluation_due": evaluation_due,
+            "due": list(due),
             "config": json.loads(configs.to_json(self.job.experiment)),
         }
-        self.checkpoints.save(self.state, progress, self.val["val_loss"] if self._evaluated_at == self.step else None)
+        with self.session.during("checkpoint"):
+            if local:
+                self.checkpoints.save_local(self.state, progress)
+            else:
+                val_loss = self.val["val_loss"] if self._evaluated_at == self.step else None
+                self.checkpoints.save(self.state, progress, val_loss)
+        self.session.saved(self.step)
         self._clock = time.perf_counter()
 
-    def _roll_back(self, reason: str) -> None:
-        """Back to the last checkpoint, but not back in the data: the batches since then are left out (PaLM, section
-        5.1)."""
+    def _compare_replicas(self) -> str:
+        """What differs between devices that should hold the same, empty when nothing does."""
+        with self.session.during("check"):
+            arrays = flatten({"params": self.state.params, "opt_state": self.state.opt_state})
+            return "; ".join(str(difference) for difference in find_differences(arrays)[:4])
+
+    def _recover_from_corruption(self) -> None:
+        """The data was not at fault, so the same batches follow again."""
+        self._corruptions += 1
+        reason = f"silent corruption: {self._corrupt}"
+        if self.faults.on_corruption == "stop" or self._corruptions > self.job.experiment.recovery.max_rollbacks:
+            raise SilentCorruption(
+                f"step {self.step}: {reason}. The last checkpoint was saved before; take the machine out of service, "
+                "then run the same command to resume"
+            )
+        self._roll_back(reason, skip_data=False)
+
+    def _roll_back(self, reason: str, *, skip_data: bool) -> None:
+        """Back to the last checkpoint; with `skip_data` not back in the data: the batches since then are left out
+        (PaLM, section 5.1)."""
         came_from = self.step
-        self.checkpoints.wait()
-        self.state = None  # its memory is needed for the one to go back to
-        restored = self.checkpoints.restore(self.target)
+        with self.session.during("restore"):
+            self.checkpoints.wait()
+            self.state = None  # its memory is needed for the one to go back to
+            restored = self.checkpoints.restore(self.target)
         if restored is None:
             raise FloatingPointError(f"{reason} at step {came_from}, and there is no checkpoint to go back to")
         for line in restored.damaged:
             self.reporter.say(line)
         self._pending = None
         self._take(restored.state, restored.progress)
-        self.watch.rolled_back()
+        self.session.rolled_back(self.step)
+        if skip_data:
+            self.watch.rolled_back()
+        else:
+            self.watch.set_state(restored.progress["watch"])
+            self.job.batches.set_state(restored.progress["batches"])
         row = {"event": "rollback", "step": self.step, "from_step": came_from, "reason": reason}
         self.log.write(row)
-        self.reporter.say(
-            f"step {came_from}: {reason}; rolled back to step {self.step} and skipped the "
-            f"{came_from - self.step} batches since"
-        )
+        since = f"skipped the {came_from - self.step} batches since" if skip_data else "repeating the steps since"
+        self.reporter.say(f"step {came_from}: {reason}; rolled back to step {self.step} and {since}")
         self._clock = time.perf_counter()
 
     def _place(self, batch: dict[str, np.ndarray]) -> Batch:
         """This process's rows as its part of a global array."""
         sharding = self.layout.sharding("batch", "length")
-        return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+        rows = len(batch["tokens"]) * self._readers(self.config.batch_size).count
+        return place_rows(batch, sharding, rows, self._readers(rows))
+
+
+def _check_outer(experiment: Experiment) -> None:
+    if experiment.training.ema_decay or experiment.optimizer.kind == "schedule_free":
+        raise ValueError(
+            "outer.every (replicas that train apart) averages by itself: it does not go together with "
+            "training.ema_decay or optimizer.kind=schedule_free"
+        )
+    apart = {
+        "mesh.pipeline": experiment.mesh.pipeline > 1,
+        "model.compute_dtype=float16": experiment.model.compute_dtype == "float16",
+        "precision.products": experiment.precision.products.kind != "none",
+        "training.offload_optimizer": experiment.training.offload_optimizer,
+    }
+    if any(apart.values()):
+        raise ValueError(
+            "outer.every (replicas that train apart) does not go together with "
+            f"{', '.join(name for name, asked in apart.items() if asked)}: set outer.every=0, or change that"
+        )
 
 
 def _check_balance(experiment: Experiment) -> None:

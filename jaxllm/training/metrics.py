@@ -84,6 +84,25 @@ class MetricsLog:
         )
 
 
+class Unlogged:
+    """For all processes of a run but the first, which logs for them."""
+
+    def __enter__(self) -> Unlogged:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Nothing was opened."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def offset(self) -> int:
+        return 0
+
+    def truncate(self, offset: int) -> int:
+        return 0
+
+
 def _json_value(value: Any) -> Any:
     """JSON has no infinity and no NaN; they are logged by name."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

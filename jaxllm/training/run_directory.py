@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from jaxllm import config as configs
+from jaxllm.parallel.agreement import barrier, gather, tell_all
 from jaxllm.training.experiment import Experiment
 
 # What may differ between the sessions of one run: how long, how observed, how saved, on which devices. The rest defines
@@ -21,6 +25,7 @@ RESUMABLE = (
     "training.offload_optimizer",
     "checkpoints",
     "recovery",
+    "faults",
     "mesh",
     "data.path",
     "data.read_threads",
@@ -31,11 +36,17 @@ RESUMABLE = (
 class RunDirectory:
     """The directory of a run, held by one process at a time. Use as a context manager.
 
-    Raises ValueError when the directory cannot be written, or when another run holds it.
+    Of a run's several processes one leads: it holds and writes, the others read. Raises ValueError when the directory
+    cannot be written, or when another run holds it.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, leads: bool = True):
+        self.path, self._leads = Path(path), leads
+        self._lock = None
+        if leads:
+            self._hold()
+
+    def _hold(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / "lock", "a+")  # noqa: SIM115 - held as long as the run
@@ -57,7 +68,14 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def follow(self) -> None:
+        """Get what process 0 has prepared, where the directory is not one that all share."""
+
+    def push(self) -> None:
+        """Bring what was written to where it is kept; in a directory it already is."""
 
     @property
     def config_file(self) -> Path:
@@ -96,6 +114,8 @@ class RunDirectory:
                     f"{self.path} holds a run with another configuration:\n{listed}\n"
                     "resume it with its own settings, or start a new run with --run DIR"
                 )
+        if not self._leads:
+            return experiment
         temporary = self.config_file.with_suffix(".json.tmp")
         try:
             temporary.write_text(configs.to_json(experiment) + "\n")
@@ -111,6 +131,26 @@ def read_config(path: str | Path) -> Experiment:
     if not path.is_file():
         raise ValueError(f"{path.parent} is no run directory: it holds no {path.name}")
     return configs.from_json(path.read_text(), Experiment, source=str(path))
+
+
+def refuse_private_directory(path: Path) -> None:
+    """Raises ValueError, in every process of a job, where some do not see what process 0 writes to `path`."""
+    if jax.process_count() == 1:
+        return
+    token = tell_all("run directory", secrets.token_hex(8))
+    mark = path / f".seen-by-all-{token}"
+    if jax.process_index() == 0:
+        mark.touch()
+    barrier("run directory marked")
+    seen = gather(mark.exists())[:, 0]
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not seen.all():
+        blind = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
+        raise ValueError(
+            f"process {blind} does not see the run directory {path} of process 0: a run on several hosts needs a "
+            "directory that all of them share; choose one with --run DIR"
+        )
 
 
 def _unwritable(path: Path, error: OSError) -> ValueError:

@@ -1,4 +1,4 @@
-"""A request to stop, from the system or a person, as a value that the loop looks at between steps."""
+"""A request to stop, from the system, the cloud or a person, as a value that the loop looks at between steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class StopRequest:
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self.notice = ""  # what a machine's maintenance notice said, where that is what asked
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -30,6 +31,10 @@ class StopRequest:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+    def ask(self, notice: str) -> None:
+        """As SIGTERM would, from another thread: the machine said that it will be taken away."""
+        self.notice, self.signal = notice, signal.SIGTERM
 
     def __bool__(self) -> bool:
         return self.signal is not None

@@ -226,7 +226,7 @@ def test_train_hands_over_to_pretraining_and_prints_the_outcome(here, monkeypatc
     calls = []
     outcome = types.SimpleNamespace(step=5, steps=9, val_loss=1.5, val_bpb=0.75)
 
-    def pretrain(config, directory, reporter, *, profile):
+    def pretrain(config, directory, reporter, *, profile, began):
         reporter.say("said by the run")
         calls.append((config.name, str(directory), profile))
         return types.SimpleNamespace(outcome=outcome)

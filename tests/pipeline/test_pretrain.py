@@ -10,6 +10,7 @@ from jaxllm.data.config import DataConfig
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.pipeline.pretrain import pretrain, token_lengths, with_vocabulary
+from jaxllm.pipeline.replay import choose_interval, replay_run
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
 from jaxllm.training.job import Silent
@@ -81,6 +82,34 @@ def test_a_config_replays_to_the_same_losses(trained, tmp_path):
     directory, _ = trained
     pretrain(read_config(directory / "config.json"), tmp_path / "again", Silent())
     assert losses(tmp_path / "again") == losses(directory)
+
+
+def test_a_run_is_replayed_bit_for_bit(trained):
+    directory, _ = trained
+    replayed = list(replay_run(directory, Silent()))
+    assert [each.step for each in replayed] == [5, 6, 7, 8, 8]
+    assert all(each.same and each.logged == each.loss for each in replayed[:-1])
+    assert replayed[-1].differing == ()
+
+
+@pytest.mark.parametrize(
+    "saved, start, steps, message",
+    [
+        ([4], None, None, r"from one checkpoint to the next, and the run has \[4\]"),
+        ([0, 4], 3, None, r"there is no checkpoint of step 3; the run has \[0, 4\]"),
+        ([0, 4], 4, None, "checkpoint 4 is the last: say how many steps"),
+        ([0, 4], 0, 0, "--steps 0: expected at least 1"),
+    ],
+)
+def test_a_replay_that_is_not_possible_is_refused(saved, start, steps, message):
+    with pytest.raises(ValueError, match=message):
+        choose_interval(saved, start, steps)
+
+
+def test_the_interval_of_a_replay():
+    assert choose_interval([0, 4, 9], None, None) == (4, 5)
+    assert choose_interval([0, 4, 9], 0, None) == (0, 4)
+    assert choose_interval([0, 4, 9], 9, 2) == (9, 2)
 
 
 def test_a_finished_run_started_again_changes_nothing(trained, text_file):

@@ -39,6 +39,7 @@ def figures(tmp_path_factory):
 
 def test_the_report_states_what_it_promises(figures):
     report = (figures.directory / "report.md").read_text()
+    assert "## Where the time went\n\nGoodput " in report
     for promised in (
         "bits per byte",
         "uniform over bytes",

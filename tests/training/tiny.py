@@ -128,7 +128,7 @@ def rows(directory: Path) -> list[dict]:
     return [
         {name: value for name, value in row.items() if name not in TIMING}
         for row in logged
-        if row.get("event") != "start"
+        if row.get("event") not in ("start", "goodput")
     ]
 
 
