@@ -19,19 +19,19 @@ from jaxllm import config as configs
 from jaxllm.models.config import MoEConfig
 from jaxllm.models.declare import count
 from jaxllm.objectives.next_token import Batch, Metrics
-from jaxllm.objectives.routing import settle_routing
 from jaxllm.parallel.mesh import make_mesh
 from jaxllm.parallel.sharding import Layout
 from jaxllm.training.checkpoints import Checkpoints
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Job, Outcome, Reporter, describe_plan
 from jaxllm.training.metrics import MetricsLog
-from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
+from jaxllm.training.optimizers import evaluation_params
 from jaxllm.training.profiling import Profile
+from jaxllm.training.program import step_program
 from jaxllm.training.recovery import Watch
 from jaxllm.training.signals import StopRequest
-from jaxllm.training.state import TrainState, abstract_state, make_state
-from jaxllm.training.step import jit_step, make_evaluation, make_step
+from jaxllm.training.state import TrainState, make_state
+from jaxllm.training.step import make_evaluation
 
 # Of mixtures of experts and of multi-token modules.
 REPORTED_WHERE_PRESENT = ("router_loss", "max_load", "dropped", "multi_token")
@@ -46,11 +46,10 @@ class Trainer:
         config = experiment.training
         self.job, self.directory, self.reporter, self.config = job, directory, reporter, config
         self.layout = Layout(make_mesh(experiment.mesh))
-        _check_batch(experiment, self.layout)
         _check_balance(experiment)
-        self.schedule = make_schedule(experiment.optimizer, config.steps)
-        self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
-        self.target, self.shardings = abstract_state(job.spec, self.optimizer, self.layout, ema=config.ema_decay > 0)
+        program = step_program(experiment, job.spec, job.objective, self.layout)
+        self.optimizer, self.target, self.shardings = program.optimizer, program.state, program.shardings
+        self._lower = program.lower
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
@@ -98,28 +97,8 @@ class Trainer:
     def _compile(self) -> None:
         """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
         rest."""
-        config = self.config
-        model = self.job.experiment.model
-        step = make_step(
-            self.job.objective,
-            self.optimizer,
-            self.schedule,
-            config,
-            dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
-            after_update=settle_routing(model),
-        )
-        rows, length = config.batch_size, model.context_length
-        types = {
-            "tokens": "int32",
-            "targets": "int32",
-            "weights": "float32",
-            "segment_ids": "int32",
-            "positions": "int32",
-        }
-        sharding = self.layout.sharding("batch", "length")
-        batch = {name: jax.ShapeDtypeStruct((rows, length), t, sharding=sharding) for name, t in types.items()}
         start = time.perf_counter()
-        self.train_step = jit_step(step, self.layout, self.shardings).lower(self.target, batch).compile()
+        self.train_step = self._lower().compile()
         self.compile_seconds = time.perf_counter() - start
         self.reporter.say(describe_plan(self.job, self.layout, self.train_step.memory_analysis(), self.compile_seconds))
 
@@ -274,16 +253,6 @@ class Trainer:
         """This process's rows as its part of a global array."""
         sharding = self.layout.sharding("batch", "length")
         return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-
-
-def _check_batch(experiment: Experiment, layout: Layout) -> None:
-    rows = experiment.training.batch_size // experiment.training.accumulation
-    if rows % layout.batch_shards:
-        raise ValueError(
-            f"a microbatch of {rows} rows (training.batch_size / training.accumulation) cannot be split over the "
-            f"{layout.batch_shards} devices of the data and fsdp axes: make it a multiple of {layout.batch_shards}, "
-            "or change the mesh"
-        )
 
 
 def _check_balance(experiment: Experiment) -> None:
