@@ -48,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", metavar="N", type=int, default=1, help="with --topology: that many slices [1]")
     parser.add_argument(
-        "--search", action="store_true", help="with --topology: find remat, accumulation and mesh that fit"
+        "--search",
+        metavar="N",
+        nargs="?",
+        type=int,
+        const=12,
+        default=0,
+        help="with --topology: compile N candidates at most [%(const)s] for remat, accumulation and mesh that fit",
     )
     parser.add_argument("--hlo", metavar="FILE", help="with --topology: write the compiled program there")
     parser.add_argument("--fits", metavar="MEMORY", help="list published models that fit: 24GB, 80GiB")

@@ -23,7 +23,7 @@ def plan_topology(experiment: Any, options: argparse.Namespace) -> int:
     if options.search:
         from jaxllm.plan.memory_search import search
 
-        candidates = search(experiment, topology, say=lambda line: print(line, file=sys.stderr))
+        candidates = search(experiment, topology, most=options.search, say=lambda line: print(line, file=sys.stderr))
     compiled = candidates[0].compiled if candidates else compile_for(experiment, topology)
     if options.hlo:
         Path(options.hlo).write_text(compiled.hlo, encoding="utf-8")
@@ -42,14 +42,14 @@ def print_compiled(compiled: Any, dollars_per_hour: float | None) -> None:
     from jaxllm.plan.ahead_report import rules, verdict
 
     page, said = console(), rules()
-    topology, training = compiled.topology, compiled.experiment.training
+    topology, training, model = compiled.topology, compiled.experiment.training, compiled.experiment.model
     axes = " x ".join(f"{name}={size}" for name, size in compiled.mesh.items() if size > 1) or "one device"
     several = f"{topology.slices} slices of " if topology.slices > 1 else ""
     page.print(
         f"[bold]{compiled.experiment.name}[/bold] on {several}{topology.name} ({topology.accelerator}): "
         f"{topology.chips:,} chips, {axes}\n"
-        f"{training.batch_size:,} rows of {compiled.experiment.model.context_length:,} tokens in {training.accumulation} "
-        f"microbatch(es), remat {training.remat}, {compiled.experiment.model.compute_dtype}\n"
+        f"{training.batch_size:,} rows of {model.context_length:,} tokens in {training.accumulation} microbatch(es), "
+        f"remat {training.remat}, {model.compute_dtype}\n"
         f"lowered in {show_seconds(compiled.lower_seconds)}, compiled in {show_seconds(compiled.compile_seconds)}\n"
     )
     page.print(_memory(compiled.memory))
@@ -101,9 +101,7 @@ def _share(size: int, limit: int) -> tuple[str, str]:
 def _operations(compiled: Any) -> Any:
     sheet = table("FLOPs of a device and step", "")
     sheet.add_row("of the model: 3 forward passes, causal scores half", f"{compiled.model_flops:.4g}")
-    sheet.add_row(
-        "of the program: every product, recomputation and whole scores included", f"{compiled.timing.flops:.4g}"
-    )
+    sheet.add_row("of the program: every product, also recomputed and masked", f"{compiled.timing.flops:.4g}")
     sheet.add_row("by the compiler's cost_analysis: each loop's body once", f"{compiled.xla_flops:.4g}")
     return sheet
 

@@ -16,8 +16,8 @@ from jaxllm.plan.hardware import Hardware
 RULES = {
     "products": "2 operations for each multiplication of every matrix product in the program, recomputation and masked "
     "scores included, and what hand-written kernels state; elementwise work is left out",
-    "memory": "operands and results of every kernel that lie in main memory; of a slice what is sliced, of an update in "
-    "place what is updated",
+    "memory": "operands and results of every kernel that lie in main memory; of a slice what is sliced, of an update "
+    "in place what is updated",
 }
 
 # These move nothing: names, shapes and waiting.
@@ -122,9 +122,7 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> fl
     return operations
 
 
-def _meetings(
-    left: int, right: int, out: int, *, stride: int, low: int, left_dilation: int, right_dilation: int
-) -> int:
+def _meetings(left: int, right: int, out: int, stride: int, low: int, left_dilation: int, right_dilation: int) -> int:
     """Pairs (place of the output, place of the kernel) that read an element of the input along one dimension."""
     reach = (left - 1) * left_dilation
     places = (place * stride + k * right_dilation - low for place in range(out) for k in range(right))
@@ -183,13 +181,14 @@ def _read_of(parameter: Instruction, users: dict[str, list[Instruction]]) -> int
             total += _read_of(user, users)
         elif user.opcode in _SLICES and user.operands[0] == parameter.name:
             total += sum(array.bytes for array in user.arrays)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
-            continue
-        elif user.opcode == "tuple":
-            continue
-        else:
+        elif user.opcode != "tuple" and not _updates(user, parameter):
             return sum(array.bytes for array in parameter.arrays)
     return min(total, sum(array.bytes for array in parameter.arrays))
+
+
+def _updates(user: Instruction, parameter: Instruction) -> bool:
+    """Whether it writes into a part of that parameter."""
+    return user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
 
 
 def _written(inner: Computation, end: Instruction) -> int:

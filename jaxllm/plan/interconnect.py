@@ -17,8 +17,8 @@ from jaxllm.parallel.collectives import Collective
 from jaxllm.plan.topology import Topology
 
 RULE = (
-    "bytes that each device must send (gather, scatter and exchange (N-1)/N of the whole, all-reduce twice that) / links "
-    "along the mesh axis, two where it closes a ring of the torus, one where not; an exchange all to all crosses a "
+    "bytes that each device must send (gather, scatter and exchange (N-1)/N of the whole, all-reduce twice that) / "
+    "links along the mesh axis, two where it closes a ring of the torus, one where not; an exchange crosses a "
     "quarter of the longest ring; one collective after another; between slices the data center's network"
 )
 

@@ -73,7 +73,7 @@ def advice(experiment: Experiment, batch_shards: int, buffers: tuple[Buffer, ...
     if mesh.data != 1:
         lines.append("--mesh.fsdp instead of --mesh.data: shards parameters and optimizer state over more devices")
     lines.append(f"--model.context_length={experiment.model.context_length // 2}: shorter rows")
-    lines.append("a larger slice; jaxllm plan --search tries the first of these by itself")
+    lines.append("a larger slice; jaxllm plan --search tries the first three by itself")
     return tuple(lines)
 
 
@@ -81,9 +81,7 @@ def _buffers(message: str, most: int = 5) -> tuple[Buffer, ...]:
     listed = message.split("Largest program allocations in hbm", 1)[-1] if "Largest program" in message else ""
     found = []
     for match in _BUFFER.finditer(listed):
-        op_name = re.sub(
-            r"\b(?:jit\(\w+\)|while|body|closed_call|checkpoint|rematted_computation)/", "", match["op"] or ""
-        )
+        op_name = re.sub(r"\b(?:jit\(\w+\)|while|body|closed_call|checkpoint)/", "", match["op"] or "")
         found.append(Buffer(_bytes(match[1], match[2]), re.sub(r"\{.*", "", match["shape"] or ""), op_name))
     return tuple(found[:most])
 

@@ -23,8 +23,8 @@ RULES = {
     "results": "metrics; the new state takes the place of the old one",
     "temporaries": "gradients, activations, gathered weights and workspace, as the compiler placed them",
     "gradients": "of the temporaries, by rule: float32, divided as the parameters are; twice that with accumulation",
-    "activations": "of the temporaries, by rule: what the forward pass hands to the backward pass, not divided over the "
-    "tensor axis, so more than there is with one",
+    "activations": "of the temporaries, by rule: what the forward pass hands to the backward pass; not divided over "
+    "the tensor axis, so more than there is with one",
     "code": "the program itself",
 }
 
