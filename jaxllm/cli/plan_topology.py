@@ -89,7 +89,8 @@ def _memory(memory: Any) -> Any:
             for part in ("gradients", "activations"):
                 sheet.add_row(f"  {part}, by rule", *_share(getattr(memory, part), memory.limit))
     sheet.add_row("code", *_share(memory.code, memory.limit))
-    sheet.add_row("[bold]together", *_share(memory.total, memory.limit))
+    sheet.add_row("together", *_share(memory.total, memory.limit))
+    sheet.add_row("[bold]peak", *_share(memory.peak, memory.limit))
     sheet.add_row("left to programs by the compiler", show_bytes(memory.limit), "")
     return sheet
 

@@ -53,10 +53,6 @@ class Compiled:
         """Of a step, on all devices."""
         return self.experiment.training.batch_size * self.experiment.model.context_length
 
-    @property
-    def fits(self) -> bool:
-        return self.memory.total <= self.memory.limit
-
 
 def compile_for(experiment: Experiment, topology: Topology) -> Compiled:
     """Compile an experiment's training step, its optimizer included, for a topology.

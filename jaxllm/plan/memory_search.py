@@ -143,4 +143,4 @@ def _try(experiment: Experiment, topology: Topology, compile: Callable[[Experime
         compiled = compile(experiment, topology)
     except OutOfMemory as error:
         return Candidate(experiment, error.needed, error.available, None)
-    return Candidate(experiment, compiled.memory.total, compiled.memory.limit, compiled)
+    return Candidate(experiment, compiled.memory.peak, compiled.memory.limit, compiled)

@@ -26,12 +26,14 @@ RULES = {
     "activations": "of the temporaries, by rule: what the forward pass hands to the backward pass; not divided over "
     "the tensor axis, so more than there is with one",
     "code": "the program itself",
+    "peak": "the most that lives at one time, arguments included, by the compiler's account; the sum above is more "
+    "where temporaries share a place. A program that does not fit is refused by the compiler",
 }
 
 
 @dataclass(frozen=True)
 class ProgramMemory:
-    """Bytes on one device. The first six kinds and the code add up to the total."""
+    """Bytes on one device. All but those by rule add up to the total."""
 
     parameters: int
     optimizer: int
@@ -45,6 +47,8 @@ class ProgramMemory:
     """Of the temporaries, by rule."""
     activations: int
     """Of the temporaries, by rule."""
+    peak: int
+    """The most that lives at one time."""
     limit: int
     """What the compiler leaves to programs."""
 
@@ -82,6 +86,7 @@ def program_memory(
         code=analysis.generated_code_size_in_bytes,
         gradients=parameters * (2 if training.accumulation > 1 else 1),
         activations=kept.kept + kept.working,
+        peak=analysis.peak_memory_in_bytes,
         limit=round(topology.generation.hbm * GIB),
     )
 
