@@ -36,6 +36,8 @@ class Compiled:
     experiment: Experiment
     topology: Topology
     mesh: dict[str, int]
+    batch_shards: int
+    """Into how many parts the batch is split."""
     lower_seconds: float
     compile_seconds: float
     memory: ProgramMemory
@@ -77,9 +79,10 @@ def compile_for(experiment: Experiment, topology: Topology) -> Compiled:
         experiment=experiment,
         topology=topology,
         mesh=dict(layout.mesh.shape),
+        batch_shards=layout.batch_shards,
         lower_seconds=lowered_at - start,
         compile_seconds=done - lowered_at,
-        memory=program_memory(experiment, program.state, layout, compiled.memory_analysis(), topology),
+        memory=program_memory(experiment, program, layout, compiled.memory_analysis(), topology),
         model_flops=model_flops,
         xla_flops=compiled.cost_analysis()["flops"],
         traffic=found,

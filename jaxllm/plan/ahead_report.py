@@ -39,8 +39,7 @@ def verdict(compiled: Compiled) -> tuple[str, ...]:
     left = (memory.limit - memory.peak) / 2**30
     lines = [f"fits: {share:.0%} of what there is at the peak, {left:,.2f} GiB left"]
     if share > 0.95:
-        shards = compiled.mesh["data"] * compiled.mesh["fsdp"]
-        lines += [f"to make room: {line}" for line in advice(compiled.experiment, shards)[:3]]
+        lines += [f"to make room: {line}" for line in advice(compiled.experiment, compiled.batch_shards)[:3]]
     return tuple(lines)
 
 

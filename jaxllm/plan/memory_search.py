@@ -84,8 +84,8 @@ def search(
         say(f"{found.describe()}: {found.needed / 2**30:,.2f} of {found.limit / 2**30:,.2f} GiB, {room}")
         return found.compiled is not None
 
-    for mesh in meshes(experiment, topology):
-        _climb(replace(experiment, mesh=mesh), topology, fits)
+    for mesh, shards in meshes(experiment, topology):
+        _climb(replace(experiment, mesh=mesh), experiment.training.batch_size // shards, fits)
     tried.sort(key=lambda candidate: (candidate.compiled is None, candidate.seconds, candidate.needed))
     if not tried:
         raise ValueError(
@@ -101,9 +101,9 @@ def search(
     return tuple(tried)
 
 
-def meshes(experiment: Experiment, topology: Topology) -> Iterator[MeshConfig]:
+def meshes(experiment: Experiment, topology: Topology) -> Iterator[tuple[MeshConfig, int]]:
     """The experiment's own mesh, then all-sharded ones with more and more devices in the tensor axis: those that the
-    slice, the model and the batch allow."""
+    slice, the model and the batch allow, each with the number of parts that it splits the batch into."""
     devices = compile_only_devices(topology)
     spec, seen = decoder_spec(experiment.model), set()
     others = (
@@ -121,13 +121,11 @@ def meshes(experiment: Experiment, topology: Topology) -> Iterator[MeshConfig]:
         if sizes in seen or experiment.training.batch_size % layout.batch_shards:
             continue
         seen.add(sizes)
-        yield replace(config, **dict(sizes))
+        yield replace(config, **dict(sizes)), layout.batch_shards
 
 
-def _climb(experiment: Experiment, topology: Topology, fits: Callable[[Experiment], bool]) -> None:
-    """From one row a device and microbatch upwards."""
-    mesh = experiment.mesh
-    rows = experiment.training.batch_size // (mesh.data * mesh.fsdp)
+def _climb(experiment: Experiment, rows: int, fits: Callable[[Experiment], bool]) -> None:
+    """From one row a device and microbatch upwards; `rows` is what a device has of the batch."""
     at = lambda remat, accumulation: replace(  # noqa: E731
         experiment, training=replace(experiment.training, remat=remat, accumulation=accumulation)
     )

@@ -12,7 +12,7 @@ from jaxllm.parallel.sharding import Layout
 from jaxllm.plan.activations import activations
 from jaxllm.plan.topology import GIB, Topology
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.state import TrainState
+from jaxllm.training.program import StepProgram
 
 RULES = {
     "parameters": "float32, as the state's shardings divide them",
@@ -67,14 +67,14 @@ class ProgramMemory:
 
 
 def program_memory(
-    experiment: Experiment, state: TrainState, layout: Layout, analysis: Any, topology: Topology
+    experiment: Experiment, program: StepProgram, layout: Layout, analysis: Any, topology: Topology
 ) -> ProgramMemory:
     """`analysis` is the compiled step's `memory_analysis()`."""
-    training, model = experiment.training, experiment.model
+    training, model, state = experiment.training, experiment.model, program.state
     parameters, optimizer, average = (bytes_here(part) for part in (state.params, state.opt_state, state.ema))
-    rows = training.batch_size // layout.batch_shards
-    batch = 5 * 4 * rows * model.context_length + bytes_here((state.step, state.key_data, state.skipped))
-    kept = activations(model, max(1, rows // training.accumulation), model.context_length, training.remat)
+    batch = bytes_here((program.batch, state.step, state.key_data, state.skipped))
+    rows = training.batch_size // training.accumulation // layout.batch_shards
+    kept = activations(model, rows, model.context_length, training.remat)
     return ProgramMemory(
         parameters=parameters,
         optimizer=optimizer,

@@ -54,9 +54,9 @@ def compiler(limit):
 
 def test_the_meshes_that_a_slice_a_model_and_a_batch_allow():
     # Two key/value heads do not go over four devices.
-    assert [(m.fsdp, m.tensor) for m in meshes(RUN, SLICE)] == [(4, 1), (2, 2)]
+    assert [(m.fsdp, m.tensor, shards) for m, shards in meshes(RUN, SLICE)] == [(4, 1, 4), (2, 2, 2)]
     own = replace(RUN, mesh=MeshConfig(data=2, fsdp=2))
-    assert [(m.data, m.fsdp, m.tensor) for m in meshes(own, SLICE)] == [(2, 2, 1), (1, 4, 1), (1, 2, 2)]
+    assert [(m.data, m.fsdp, m.tensor) for m, _ in meshes(own, SLICE)] == [(2, 2, 1), (1, 4, 1), (1, 2, 2)]
 
 
 def test_room_is_used_and_the_shortest_step_wins():
