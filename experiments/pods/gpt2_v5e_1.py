@@ -20,7 +20,7 @@ def experiment() -> Experiment:
         name="pods/gpt2_v5e_1",
         model=replace(preset("gpt2"), compute_dtype="bfloat16", vocab_size=50_304),
         optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=700),
-        training=TrainingConfig(steps=19_000, batch_size=512, accumulation=64, eval_every=500),
+        training=TrainingConfig(steps=19_000, batch_size=512, accumulation=128, eval_every=500),
         checkpoints=CheckpointConfig(every=1000),
         mesh=MeshConfig(data=1),
     )

@@ -106,6 +106,11 @@ def read_topology(text: str, slices: int = 1) -> Topology:
     generation = GENERATIONS.get(match[1]) if match else None
     if generation is None:
         name = re.split("[:-]", text)[0].lower()
+        if name == "v4":
+            raise ValueError(
+                "v4 can't be compiled for: libtpu describes its two cores as devices of their own, where JAX runs on "
+                f"both as one\n{listing()}"
+            )
         raise ValueError(f"unknown topology {text!r}{did_you_mean(name, GENERATIONS)}\n{listing()}")
     if slices < 1:
         raise ValueError(f"--slices must be at least 1, got {slices}")

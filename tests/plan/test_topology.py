@@ -48,6 +48,7 @@ def test_slices_beyond_the_usual_ones():
         ("v5p-100", "no slice 'v5p-100' of the usual shapes"),
         ("v5x:4x4", "unknown topology 'v5x:4x4'; did you mean v5"),
         ("h100", "unknown topology 'h100'"),
+        ("v4:2x2x2", "v4 can't be compiled for: libtpu describes its two cores"),
         ("", "unknown topology ''"),
     ],
 )
