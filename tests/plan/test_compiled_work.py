@@ -104,6 +104,9 @@ def test_an_update_in_place_moves_the_update_only():
 def test_what_stays_on_the_chip_is_no_traffic():
     entry = "  %a = f32[64,64]{1,0:S(1)} parameter(0)\n  ROOT %n = f32[64,64]{1,0} negate(%a)"
     assert [k.bytes for k in kernels(module_of(entry))] == [64 * 64 * 4]
+    sliced = "  %a = f32[32,1024]{1,0:S(1)} parameter(0)\n  %i = s32[]{:S(6)} parameter(1)\n"
+    sliced += "  ROOT %k = f32[1024]{0} fusion(%a, %i), kind=kLoop, calls=%slicing"
+    assert [k.bytes for k in kernels(module_of(sliced, SLICED))] == [4096], "what is written"
     inside = entry.replace("f32[64,64]{1,0} negate", "f32[64,64]{1,0:S(1)} negate")
     assert kernels(module_of(inside)) == ()
 

@@ -69,6 +69,12 @@ def test_room_is_used_and_the_shortest_step_wins():
     assert [c.compiled is None for c in others][-1], "what does not fit comes last"
 
 
+def test_no_more_rows_are_tried_than_one_step_too_many():
+    compile, asked = compiler(limit=10)
+    search(RUN, SLICE, compile=compile)
+    assert asked == [(1, 4, "none"), (1, 2, "none"), (2, 8, "none"), (2, 4, "none"), (2, 2, "none")]
+
+
 def test_little_room_takes_the_policy_that_keeps_least():
     compile, asked = compiler(limit=1)
     best = search(RUN, SLICE, compile=compile)[0]
