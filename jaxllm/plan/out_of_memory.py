@@ -52,10 +52,10 @@ def out_of_memory(message: str, experiment: Experiment, batch_shards: int) -> Ou
         return None
     needed, available = _bytes(found[1], found[2]), _bytes(found[3], found[4])
     buffers = _buffers(message)
-    return OutOfMemory(needed, available, buffers, advice(experiment, batch_shards, buffers))
+    return OutOfMemory(needed, available, buffers, advice(experiment, batch_shards))
 
 
-def advice(experiment: Experiment, batch_shards: int, buffers: tuple[Buffer, ...] = ()) -> tuple[str, ...]:
+def advice(experiment: Experiment, batch_shards: int) -> tuple[str, ...]:
     """What makes a step smaller, the cheapest first."""
     training, mesh = experiment.training, experiment.mesh
     rows = training.batch_size // training.accumulation // batch_shards
@@ -67,14 +67,25 @@ def advice(experiment: Experiment, batch_shards: int, buffers: tuple[Buffer, ...
             f"--training.accumulation={training.accumulation * rows}: each device holds {rows} rows of a microbatch at "
             "once, and one is enough"
         )
-    if any(re.search(r"BTG?\w*,BSG?\w*->|BGTRS|BTHK,BSHK", b.op_name) for b in buffers):
-        lines.append("the largest buffers are scores of every token with every other: attention in blocks stores none")
+    scores = score_bytes(experiment)
+    if scores > 2**30:
+        lines.append(
+            f"attention in blocks, which stores no scores: of every token with every other they are {_gib(scores)} "
+            "for one row of one layer in float32"
+        )
     lines.append(f"--mesh.tensor={2 * mesh.tensor}: halves heads, MLP and vocabulary on a device; it is {mesh.tensor}")
     if mesh.data != 1:
         lines.append("--mesh.fsdp instead of --mesh.data: shards parameters and optimizer state over more devices")
     lines.append(f"--model.context_length={experiment.model.context_length // 2}: shorter rows")
     lines.append("a larger slice; jaxllm plan --search tries the first three by itself")
     return tuple(lines)
+
+
+def score_bytes(experiment: Experiment) -> int:
+    """What plain attention stores of one row in one layer on one device, where no window bounds what it sees."""
+    mixers = [block.mixer for block in experiment.model.blocks()]
+    heads = [mixer.num_heads for mixer in mixers if hasattr(mixer, "num_heads") and not getattr(mixer, "window", 0)]
+    return 4 * max(heads, default=0) * experiment.model.context_length**2 // max(1, experiment.mesh.tensor)
 
 
 def _buffers(message: str, most: int = 5) -> tuple[Buffer, ...]:

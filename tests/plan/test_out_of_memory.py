@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.models import ModelConfig
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.plan.out_of_memory import Buffer, OutOfMemory, advice, out_of_memory
+from jaxllm.plan.out_of_memory import Buffer, OutOfMemory, advice, out_of_memory, score_bytes
 from jaxllm.training.experiment import Experiment, TrainingConfig
 
 RUN = Experiment(
@@ -65,13 +65,17 @@ def test_another_refusal_is_left_as_it_is():
 
 
 def test_advice_is_about_this_run():
-    lines = "\n".join(advice(RUN, 8, out_of_memory(LATE, RUN, 8).buffers))
+    lines = "\n".join(advice(RUN, 8))
     assert "--training.remat=full keeps only the input of each layer; it is none" in lines
     assert "--training.accumulation=8: each device holds 4 rows" in lines
-    assert "attention in blocks stores none" in lines
+    assert "attention in blocks, which stores no scores" in lines
+    assert score_bytes(RUN) == 4 * 12 * 8192**2
     assert "--mesh.fsdp instead of --mesh.data" in lines
     frugal = replace(
-        RUN, training=TrainingConfig(batch_size=8, remat="full"), mesh=MeshConfig(data=1, fsdp=8, tensor=2)
+        RUN,
+        model=ModelConfig(context_length=1024),
+        training=TrainingConfig(batch_size=8, remat="full"),
+        mesh=MeshConfig(data=1, fsdp=8, tensor=2),
     )
     lines = "\n".join(advice(frugal, 8))
     assert "remat" not in lines
