@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
@@ -42,6 +43,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", metavar="N", type=float, default=0.0, help="to train on; steps times batch")
     parser.add_argument("--mfu", metavar="X", type=float, default=0.4, help="part of the peak reached [%(default)s]")
     parser.add_argument("--dollars-per-hour", metavar="X", type=float, help="price of a device, today's, from you")
+    parser.add_argument(
+        "--topology", metavar="SLICE", help="compile the training step for it: v5e:8x8, v5p:4x4x8, v5p-256, ..."
+    )
+    parser.add_argument("--slices", metavar="N", type=int, default=1, help="with --topology: that many slices [1]")
+    parser.add_argument(
+        "--search",
+        metavar="N",
+        nargs="?",
+        type=int,
+        const=12,
+        default=0,
+        help="with --topology: compile N candidates at most [%(const)s] for remat, accumulation and mesh that fit",
+    )
+    parser.add_argument("--hlo", metavar="FILE", help="with --topology: write the compiled program there")
     parser.add_argument("--fits", metavar="MEMORY", help="list published models that fit: 24GB, 80GiB")
     parser.add_argument("--weight-bits", metavar="X", type=float, default=0.0, help="with --fits: 4.5, if quantized")
     parser.add_argument("--list", action="store_true", help="list the published models")
@@ -50,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
+    if not options.topology and (options.search or options.hlo or options.slices != 1):
+        raise ValueError("--search, --hlo and --slices need a slice to compile for: --topology v5e:8x8")
+    if options.topology:
+        # The arithmetic around the compilation runs here, whatever machine this is; jax is not imported yet.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from jaxllm.config import apply_overrides
     from jaxllm.models.presets import PRESETS
     from jaxllm.plan.hardware import hardware
@@ -57,6 +77,10 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
 
     experiment, notes = find_architecture(options.model, options.dtype)
     experiment = apply_overrides(experiment, overrides, prog=f"jaxllm plan {options.model}")
+    if options.topology:
+        from jaxllm.cli.plan_topology import plan_topology
+
+        return plan_topology(experiment, options)
     scenario = Scenario(
         context=options.context,
         batch=options.batch,

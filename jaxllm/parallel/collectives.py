@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, read off its HLO text.
 
-The text is what `jax.jit(f).lower(...).compile().as_text()` gives. A `lax.scan` is a while loop in it, so an operation
-inside one runs as often as the loop turns; its depth says in how many loops it stands. The CPU's compiler makes no
-reduce-scatter: there it is an all-reduce that each device takes its slice of.
+An operation inside a loop runs as often as the loop turns; its depth says in how many loops it stands. The CPU's
+compiler makes no reduce-scatter: there it is an all-reduce that each device takes its slice of. The TPU's may turn a
+gather or a scatter beside a matrix product into a loop of permutations around a ring, so that both go on at once.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllm.parallel.replica_groups import Groups, groups_along, integers, parse_groups
+from jaxllm.parallel.hlo import Array, Instruction, Module, Run, parse_module, walk
+from jaxllm.parallel.replica_groups import Groups, groups_along, parse_groups
 
 KINDS = (
     "all-reduce",
@@ -29,13 +31,8 @@ KINDS = (
     "collective-broadcast",
 )
 
-_HEADER = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION = re.compile(r"(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][a-z\-]*)\((.*)$")
-_ARRAY = re.compile(r"\b([a-z]+[0-9]+(?:[a-z][a-z0-9]*)?|pred)\[([0-9,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 
 
 @dataclass(frozen=True)
@@ -57,28 +54,56 @@ class Collective:
     @property
     def bytes(self) -> int:
         """Bytes each device takes part with in one run: of the result, or of the larger operand of a reduce-scatter."""
-        bits = sum(_bits(dtype) * math.prod(shape) for dtype, shape in self.arrays)
-        return math.ceil(bits / 8) * (len(next(iter(self.groups))) if self.kind == "reduce-scatter" else 1)
+        size = sum(Array(dtype, shape).bytes for dtype, shape in self.arrays)
+        return size * (self.group_size if self.kind == "reduce-scatter" else 1)
+
+    @property
+    def group_size(self) -> int:
+        """Devices that talk to each other."""
+        return len(next(iter(self.groups)))
+
+    @property
+    def sent(self) -> float:
+        """Bytes each device must send at least in one run, with N devices a group: all of them for a permutation,
+        (N-1)/N for a gather, a scatter or an exchange, and twice that for an all-reduce."""
+        if self.kind in ("collective-permute", "collective-broadcast"):
+            return self.bytes
+        share = (self.group_size - 1) / self.group_size
+        return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
 
     def over(self, mesh: Mesh) -> tuple[str, ...] | None:
-        """The mesh axes it runs along, in order; None for a permutation and for groups that are no axes' own."""
-        if self.kind == "collective-permute":
-            return None
-        grid = np.arange(mesh.devices.size).reshape(mesh.devices.shape)
-        axes = [i for i, size in enumerate(grid.shape) if size > 1]
-        choices = (list(choice) for n in range(len(axes) + 1) for choice in combinations(axes, n))
-        same = lambda groups: {frozenset(group) for group in groups}  # noqa: E731
-        found = (choice for choice in choices if same(groups_along(grid, choice)) == same(self.groups))
-        return next((tuple(mesh.axis_names[i] for i in choice) for choice in found), None)
+        """The mesh axes it runs along, in order; None for groups that are no axes' own."""
+        axes = _axes_of(self.kind, self.groups, mesh.devices.shape)
+        return None if axes is None else tuple(mesh.axis_names[i] for i in axes)
 
 
 def find_collectives(hlo_text: str) -> tuple[Collective, ...]:
     """Every collective of a compiled program, an asynchronous one once; in a computation called twice, once per call.
 
-    Raises ValueError where the text has no entry computation or names groups of devices in an unknown way.
+    The TPU's compiler lets a collective run on behind several kernels and names it in each: it is one. Raises
+    ValueError where the text has no entry computation or names groups of devices in an unknown way.
     """
-    computations, entry, devices = _parse(hlo_text)
-    return tuple(_walk(computations, entry, depth=0, trips=1, devices=devices))
+    return collectives_of(parse_module(hlo_text))
+
+
+def collectives_of(module: Module) -> tuple[Collective, ...]:
+    """The same of a program that is parsed already."""
+    found: list[Collective] = []
+    chains: dict[str, int] = {}
+    for run in walk(module):
+        collective = _collective(run, module)
+        if collective is None:
+            continue
+        chain = _CHAIN.search(run.instruction.rest)
+        if chain is None:
+            found.append(collective)
+        elif chain[1] not in chains:
+            chains[chain[1]] = len(found)
+            found.append(collective)
+        elif collective.depth < found[chains[chain[1]]].depth:
+            # A link of the chain may stand in a loop that the collective outlasts.
+            found[chains[chain[1]]] = collective
+    return tuple(found)
 
 
 def count_collectives(hlo_text: str) -> Counter[tuple[str, int]]:
@@ -99,59 +124,39 @@ def collective_bytes(collectives: Iterable[Collective]) -> Counter[str]:
     return total
 
 
-def _parse(hlo_text: str) -> tuple[dict[str, list[str]], str, int]:
-    """Instruction lines by computation, the name of the entry computation, and the number of devices."""
-    computations: dict[str, list[str]] = {}
-    entry, current = None, None
-    for line in hlo_text.splitlines():
-        if current is None:
-            header = _HEADER.match(line)
-            if header and not line.startswith("HloModule"):
-                current = computations.setdefault(header[1], [])
-                entry = header[1] if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
-            current = None
-        else:
-            current.append(line.strip())
-    if entry is None:
-        raise ValueError("this is no HLO text: it has no ENTRY computation (expected compiled.as_text())")
-    first_line = hlo_text.split("\n", 1)[0]
-    sizes = [int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", first_line)]
-    return computations, entry, math.prod(sizes)
+def _collective(run: Run, module: Module) -> Collective | None:
+    instruction = run.instruction
+    kind = instruction.opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    arrays = _results(instruction, started=instruction.opcode != kind and kind != "all-reduce")
+    groups = parse_groups(instruction.rest, module.devices)
+    if kind == "all-reduce" and run.computation.startswith("all-reduce-scatter"):
+        # How the TPU's compiler writes one: a kernel that reduces and of which each device takes its slice.
+        kind = "reduce-scatter"
+        root = next(i for i in module.computations[run.computation].values() if i.is_root)
+        arrays = tuple((array.dtype, array.shape) for array in root.arrays)
+    op_name = _OP_NAME.search(instruction.rest)
+    return Collective(kind, arrays, groups, run.depth, run.trips, op_name[1] if op_name else "")
 
 
-def _walk(computations, name: str, depth: int, trips: int | None, devices: int) -> Iterator[Collective]:
-    for line in computations[name]:
-        instruction = _INSTRUCTION.match(line)
-        if instruction is None or instruction[2].endswith(("-update", "-done")):
-            continue
-        result, opcode, rest = instruction.groups()
-        kind = opcode.removesuffix("-start")
-        if kind in KINDS:
-            arrays = _results(result, started=opcode != kind and kind != "all-reduce")
-            op_name = _OP_NAME.search(rest)
-            groups = parse_groups(rest, devices)
-            yield Collective(kind, arrays, groups, depth, trips, op_name[1] if op_name else "")
-            continue
-        inner_depth, inner_trips = depth, trips
-        if opcode == "while":
-            known = _TRIPS.search(rest)
-            inner_depth, inner_trips = depth + 1, trips * int(known[1]) if known and trips is not None else None
-        branches = _BRANCHES.search(rest)
-        called = _CALLED.findall(rest) + (re.findall(r"[\w.\-]+", branches[1]) if branches else [])
-        for inner in called:
-            yield from _walk(computations, inner, inner_depth, inner_trips, devices)
-
-
-def _results(text: str, started: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _results(instruction: Instruction, started: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The arrays of an instruction's result; a started operation lists its operands, its results and scalar handles."""
-    arrays = [(dtype, integers(shape)) for dtype, shape in _ARRAY.findall(text)]
+    arrays = [(array.dtype, array.shape) for array in instruction.arrays]
     if started:
         arrays = [array for array in arrays if array != ("u32", ())]
         arrays = arrays[len(arrays) // 2 :]
     return tuple(arrays)
 
 
-def _bits(dtype: str) -> int:
-    """Bits of an element, which an HLO type carries in its name (f32, bf16, f8e4m3fn)."""
-    return 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+@lru_cache(maxsize=1024)
+def _axes_of(kind: str, groups: Groups, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Which axes of a grid of devices they run along; for a permutation the fewest that hold every pair."""
+    grid = np.arange(math.prod(shape)).reshape(shape)
+    axes = [i for i, size in enumerate(shape) if size > 1]
+    if kind == "collective-permute":
+        places = np.stack(np.unravel_index(np.array(sorted(groups)), shape))
+        return tuple(i for i in axes if (places[i, :, 0] != places[i, :, 1]).any())
+    same = lambda groups: {frozenset(group) for group in groups}  # noqa: E731
+    choices = (choice for n in range(len(axes) + 1) for choice in combinations(axes, n))
+    return next((c for c in choices if same(groups_along(grid, list(c))) == same(groups)), None)

@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh
 from jaxllm.models.decoder import decoder_spec
 from jaxllm.objectives.cross_entropy import CHUNK_ELEMENTS, CHUNK_POSITIONS
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.parallel.sharding import Layout, layout_of, param_shardings
+from jaxllm.parallel.sharding import layout_of, param_shardings
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.gradients import laid_out
@@ -109,7 +109,7 @@ def state_bytes(experiment: Experiment) -> tuple[int, int]:
     """(weights, optimizer) on all devices together, replicas counted once."""
     spec = decoder_spec(experiment.model)
     optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps, experiment.model)
-    state, _ = abstract_state(spec, optimizer, Layout(abstract_mesh(MeshConfig(data=1))))
+    state, _ = abstract_state(spec, optimizer, layout_of(MeshConfig(data=1), abstract_mesh(MeshConfig(data=1))))
     return _bytes(state.params), _bytes(state.opt_state)
 
 

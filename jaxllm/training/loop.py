@@ -22,25 +22,21 @@ from jaxllm import config as configs
 from jaxllm.models.config import MoEConfig
 from jaxllm.models.declare import count
 from jaxllm.objectives.next_token import Batch, Metrics
-from jaxllm.objectives.routing import settle_routing
 from jaxllm.parallel.local_rows import find_readers, place_rows
 from jaxllm.parallel.sharding import make_layout
 from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.gradients import Gradients, accumulated, laid_out, pipelined
 from jaxllm.training.job import Event, Job, Outcome, Reporter, describe_plan
-from jaxllm.training.local_sgd import abstract_local_state, make_local_state, make_local_step
-from jaxllm.training.mesh_fit import check_mesh
 from jaxllm.training.metrics import MetricsLog, Unlogged
-from jaxllm.training.optimizers import evaluation_params, make_optimizer, make_schedule
-from jaxllm.training.precision import make_precision
+from jaxllm.training.optimizers import evaluation_params
 from jaxllm.training.profiling import Profile
+from jaxllm.training.program import step_program
 from jaxllm.training.recovery import Watch
 from jaxllm.training.replay import Replay, Replayed, step_twice
 from jaxllm.training.replicas import SilentCorruption, find_differences
 from jaxllm.training.session import Session
-from jaxllm.training.state import TrainState, abstract_state, make_state
-from jaxllm.training.step import jit_step, make_evaluation, make_step
+from jaxllm.training.state import TrainState
+from jaxllm.training.step import make_evaluation
 from jaxllm.training.tiers import Tiers
 
 # Of mixtures of experts, of multi-token modules and of float16.
@@ -69,17 +65,12 @@ class Trainer:
         self.faults, self.saving = experiment.faults, experiment.checkpoints
         self.saved_in = directory / "checkpoints" if checkpoints is None else checkpoints
         self.layout = make_layout(experiment.mesh)
-        check_mesh(experiment, self.layout.mesh.shape)
         _check_balance(experiment)
         _check_schedule_free(experiment)
         self._readers = cache(lambda rows: find_readers(self.layout.sharding("batch", "length"), rows))
         self.session = Session(directory, experiment.faults, reporter, began=began)
         self.events = (Event("evaluation", config.eval_every, lambda state, step: self._evaluate()), *job.events)
-        self.schedule = make_schedule(experiment.optimizer, config.steps)
-        self.optimizer = make_optimizer(experiment.optimizer, job.spec, config.steps, experiment.model)
-        self.spec = laid_out(job.spec, experiment.model, experiment.pipeline, config.accumulation, self.layout)
-        self.precision = make_precision(experiment.precision, self.spec, experiment.model.compute_dtype)
-        self.target, self.shardings = self._abstract_state()
+        self.program = step_program(experiment, job.spec, job.objective, self.layout)
         self.evaluate_batch = make_evaluation(job.objective, self.layout, job.token_bytes)
         self.watch = Watch(experiment.recovery)
         self.profile = Profile(directory / "profile", enabled=profile)
@@ -129,77 +120,24 @@ class Trainer:
         """Steps after checkpoint `start` computed again (`replay.replay`); the run directory stays as it is."""
         with Checkpoints(self.saved_in, self.saving) as checkpoints:
             self._compile()
-            again = Replay(self.train_step, self.target, self.job.batches, self._place)
+            again = Replay(self.train_step, self.program.state, self.job.batches, self._place)
             yield from again.run(self.directory, checkpoints, start, steps)
 
     # Before the first step
 
-    def _abstract_state(self) -> tuple[TrainState, TrainState]:
-        experiment = self.job.experiment
-        if not experiment.outer.every:
-            return abstract_state(
-                self.spec,
-                self.optimizer,
-                self.layout,
-                ema=self.config.ema_decay > 0,
-                precision=self.precision,
-                offload_optimizer=self.config.offload_optimizer,
-            )
-        _check_outer(experiment)
-        return abstract_local_state(self.job.spec, self.optimizer, experiment.outer, self.layout)
-
-    def _make_state(self) -> TrainState:
-        spec, optimizer, seed, outer = self.job.spec, self.optimizer, self.config.seed, self.job.experiment.outer
-        if not outer.every:
-            ema, precision = self.config.ema_decay > 0, self.precision
-            return make_state(spec, optimizer, self.shardings, seed=seed, ema=ema, precision=precision)
-        return make_local_state(spec, optimizer, outer, self.layout, self.shardings, seed=seed)
-
     def _compile(self) -> None:
         """Compile ahead of time, so that the plan can show what the step needs and the first step is as quick as the
         rest."""
-        config = self.config
-        model = self.job.experiment.model
-        step = make_step(
-            self.job.objective,
-            self.optimizer,
-            self.schedule,
-            config,
-            dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
-            spec=self.spec,
-            after_update=settle_routing(model),
-            gradients=self._gradients(),
-            precision=self.precision,
-        )
-        if self.job.experiment.outer.every:
-            step = make_local_step(step, self.job.experiment.outer, self.layout)
-        rows, length = config.batch_size, model.context_length
-        types = {
-            "tokens": "int32",
-            "targets": "int32",
-            "weights": "float32",
-            "segment_ids": "int32",
-            "positions": "int32",
-        }
-        sharding = self.layout.sharding("batch", "length")
-        batch = {name: jax.ShapeDtypeStruct((rows, length), t, sharding=sharding) for name, t in types.items()}
         start = time.perf_counter()
-        self.train_step = jit_step(step, self.layout, self.shardings).lower(self.target, batch).compile()
+        self.train_step = self.program.lower().compile()
         self.compile_seconds = time.perf_counter() - start
         self.reporter.say(describe_plan(self.job, self.layout, self.train_step.memory_analysis(), self.compile_seconds))
 
-    def _gradients(self) -> Gradients:
-        objective, microbatches = self.job.objective, self.config.accumulation
-        if self.layout.mesh.shape["pipeline"] == 1:
-            return accumulated(objective, microbatches, spec=self.spec, precision=self.precision)
-        pipeline = self.job.experiment.pipeline
-        return pipelined(objective, microbatches, pipeline, self.layout, spec=self.spec, precision=self.precision)
-
     def _resume_or_start(self) -> None:
-        restored = self.checkpoints.restore(self.target)
+        restored = self.checkpoints.restore(self.program.state)
         if restored is None:
             self.log.truncate(0)  # of a run that was killed before its first checkpoint was whole
-            self.state = self._make_state()
+            self.state = self.program.initial(self.config.seed)
             self.log.write({"event": "start", "step": 0, "time": time.time(), "parameters": count(self.job.spec)})
             self._save()
             return
@@ -376,7 +314,7 @@ class Trainer:
         with self.session.during("restore"):
             self.checkpoints.wait()
             self.state = None  # its memory is needed for the one to go back to
-            restored = self.checkpoints.restore(self.target)
+            restored = self.checkpoints.restore(self.program.state)
         if restored is None:
             raise FloatingPointError(f"{reason} at step {came_from}, and there is no checkpoint to go back to")
         for line in restored.damaged:
@@ -400,25 +338,6 @@ class Trainer:
         sharding = self.layout.sharding("batch", "length")
         rows = len(batch["tokens"]) * self._readers(self.config.batch_size).count
         return place_rows(batch, sharding, rows, self._readers(rows))
-
-
-def _check_outer(experiment: Experiment) -> None:
-    if experiment.training.ema_decay or experiment.optimizer.kind == "schedule_free":
-        raise ValueError(
-            "outer.every (replicas that train apart) averages by itself: it does not go together with "
-            "training.ema_decay or optimizer.kind=schedule_free"
-        )
-    apart = {
-        "mesh.pipeline": experiment.mesh.pipeline > 1,
-        "model.compute_dtype=float16": experiment.model.compute_dtype == "float16",
-        "precision.products": experiment.precision.products.kind != "none",
-        "training.offload_optimizer": experiment.training.offload_optimizer,
-    }
-    if any(apart.values()):
-        raise ValueError(
-            "outer.every (replicas that train apart) does not go together with "
-            f"{', '.join(name for name, asked in apart.items() if asked)}: set outer.every=0, or change that"
-        )
 
 
 def _check_balance(experiment: Experiment) -> None:

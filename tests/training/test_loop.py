@@ -16,7 +16,7 @@ from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.training import loop
 from jaxllm.training.checkpoints import Mismatch, flatten
 from jaxllm.training.loop import Trainer
-from jaxllm.training.optimizers import OptimizerConfig, evaluation_params
+from jaxllm.training.optimizers import OptimizerConfig, evaluation_params, make_schedule
 from jaxllm.training.shipped import restore_params
 from jaxllm.training.state import initial_state
 from jaxllm.training.step import make_step
@@ -275,9 +275,7 @@ def test_what_was_logged_before_the_first_checkpoint_was_whole_is_dropped(tmp_pa
 def test_the_loop_computes_what_its_parts_do(tmp_path, uninterrupted):
     """Twelve steps by hand, on one device."""
     job = tiny.job(CONFIG)
-    optimizer = optax.adamw(
-        loop.make_schedule(CONFIG.optimizer, 12), 0.9, 0.95, 1e-8, weight_decay=0.1, mask=mask(job.spec)
-    )
+    optimizer = optax.adamw(make_schedule(CONFIG.optimizer, 12), 0.9, 0.95, 1e-8, weight_decay=0.1, mask=mask(job.spec))
     step = jax.jit(make_step(job.objective, optimizer, lambda n: 0.0, CONFIG.training))
     state = initial_state(job.spec, optimizer, CONFIG.training.seed, False)
     losses = []

@@ -113,7 +113,7 @@ def _by_stage(schedule, reports: Any) -> Any:
 
 def _run_rank(model, program, routes: StageRoutes, layout, layers, ends, microbatches, weights_M, table):
     # Inside, the pipeline's axis is no longer the compiler's to use: the layout is that of the other axes.
-    with use_layout(Layout(jax.sharding.get_abstract_mesh(), layout.rules)):
+    with use_layout(replace(layout, mesh=jax.sharding.get_abstract_mesh())):
         rank = _Rank(model, program, routes.deliver(layers), ends, microbatches, weights_M)
         rows = jax.tree.map(lambda numbers: numbers[:, 0], table)
         state, _ = jax.lax.scan(lambda state, row: (rank.tick(state, row), None), rank.start(), rows)
