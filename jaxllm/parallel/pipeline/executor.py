@@ -11,7 +11,7 @@ Nothing of a forward is kept but the stage's input: a backward computes the stag
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
