@@ -48,7 +48,7 @@ def weights(x_ND: jax.Array, cotangent_NF: jax.Array, sizes_E: jax.Array) -> jax
     (N, D), F = x_ND.shape, cotangent_NF.shape[1]
     tiles = product_tiles(N, D, F)
     mine_N1 = jnp.arange(N)[:, None] < sizes_E.sum()
-    x_ND, sizes_all = _whole_tiles(jnp.where(mine_N1, x_ND, 0), sizes_E, tiles.rows)
+    x_ND, sizes_all = _whole_tiles(x_ND, sizes_E, tiles.rows)
     cotangent_NF, _ = _whole_tiles(jnp.where(mine_N1, cotangent_NF, 0), sizes_E, tiles.rows)
     return tgmm(
         x_ND.T,
@@ -68,6 +68,7 @@ def reference_weights(x_ND, cotangent_NF, sizes_E):
 
 
 def _whole_tiles(x_ND, sizes_E, rows_of_tile):
-    """Rows in whole tiles, each of a group: what is beyond the last group is counted to it."""
+    """Rows in whole tiles, each of a group: what is beyond the last group is counted to it, so that there is something
+    to compute even where all groups are empty."""
     x_ND = jnp.pad(x_ND, ((0, -x_ND.shape[0] % rows_of_tile), (0, 0)))
     return x_ND, sizes_E.at[-1].add(x_ND.shape[0] - sizes_E.sum()).astype(jnp.int32)
