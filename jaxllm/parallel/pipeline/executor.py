@@ -284,10 +284,10 @@ class _Rank:
 def _where(flag: jax.Array, step: Callable[[Any], Any], carry: Any) -> Any:
     """`step(carry)` where the flag is set, else the carry as it is.
 
-    A loop of one turn or none, and not a branch: XLA updates what a loop carries in place, and copies whatever a branch
-    hands through, here the gradients of all weights and a stash, in every tick.
+    XLA copies some of what a branch hands through. A loop of one turn or none would not, and is slower all the same: on
+    CPUs 2.6 times for 1F1B, whose memory it leaves as it is.
     """
-    return jax.lax.fori_loop(0, flag.astype(jnp.int32), lambda _, carry: step(carry), carry)
+    return jax.lax.cond(flag, step, lambda carry: carry, carry)
 
 
 def _at(array: jax.Array, index: jax.Array) -> jax.Array:
