@@ -3,9 +3,9 @@
     python experiments/benchmarks/compile_ahead.py llama3-8b --topology v5e-64 --fsdp 16 --tensor 4
     python experiments/benchmarks/compile_ahead.py llama3-405b --topology v5p-4096 --fsdp 256 --tensor 8
 
-Compiles the training step of a published model at several depths, each in a process of its own, and prints seconds, by
-the clock and by the processor, whom other work on the machine disturbs less, and their ratio; then bytes at the peak and
-products, at the last depth as compiled and as the line through the first two.
+Compiles the training step of a published model at several depths, each in a process of its own, and prints seconds by
+the clock and by the processor, which other work on the machine disturbs less, and their ratio; then peak memory and
+products at the last depth, as compiled and as the line through the first two.
 """
 
 from __future__ import annotations
