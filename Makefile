@@ -16,6 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ENVIRONMENT := $(VENV)/.environment
 BASE := $(VENV)/.base
 TEST := $(VENV)/.test
+TOPOLOGIES := $(VENV)/.topologies
 LINT := $(VENV)/.lint
 PARITY := $(VENV)/.parity
 ifdef ACCELERATOR
@@ -27,13 +28,13 @@ endif
 quickstart: $(BASE) $(ACCELERATED)
 	$(BIN)/jaxllm quickstart $(ARGS)
 
-test: $(TEST)
+test: $(TEST) $(TOPOLOGIES)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 # Where tests are that skip themselves, or a part of themselves, without the others; --comparisons runs only these.
 PARITY_TESTS = $(shell grep -rlE 'importorskip|requirements/parity' tests --include='test_*.py')
 
-parity: $(PARITY)
+parity: $(PARITY) $(TOPOLOGIES)
 	$(BIN)/python -m pytest -n 2 --comparisons $(PARITY_TESTS) $(ARGS)
 
 lint: $(LINT)
@@ -63,6 +64,10 @@ $(BASE): $(ENVIRONMENT) requirements/base.txt requirements/build.txt setup.cfg p
 
 $(TEST): $(BASE) requirements/test.txt
 	$(PIP) install -r requirements/base.txt -r requirements/test.txt
+	@touch $@
+
+$(TOPOLOGIES): $(ENVIRONMENT) requirements/topologies.txt
+	$(PIP) install --upgrade --no-deps --target $(VENV)/topologies -r requirements/topologies.txt
 	@touch $@
 
 $(LINT): $(ENVIRONMENT) requirements/lint.txt

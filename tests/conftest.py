@@ -24,6 +24,12 @@ os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# Programs are compiled for TPUs too, where `make test` has put their compiler: beside the environment's own packages,
+# since with it among them every start of JAX looks for a TPU.
+compiler = Path(sys.prefix) / "topologies" / "libtpu" / "libtpu.so"
+if compiler.is_file():
+    os.environ.setdefault("TPU_LIBRARY_PATH", str(compiler))
+
 # Nothing may reach for a display or a download.
 os.environ["MPLBACKEND"] = "agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,7 +51,15 @@ def pytest_addoption(parser):
     parser.addoption("--comparisons", action="store_true", help="only tests that compare with other implementations")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes more than its share of the suite's time; JAXLLM_LONG=1 asks for it")
+
+
 def pytest_collection_modifyitems(config, items):
+    if "JAXLLM_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: JAXLLM_LONG=1 asks for it"))
     if config.getoption("comparisons"):
         chosen = {True: [], False: []}
         for item in items:

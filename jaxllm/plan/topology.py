@@ -166,9 +166,10 @@ def compile_only_devices(topology: Topology) -> list[Any]:
 
 
 def libtpu_installed() -> bool:
+    """Whether JAX would find it: where TPU_LIBRARY_PATH says, or as a package."""
     from importlib.util import find_spec
 
-    return find_spec("libtpu") is not None
+    return os.path.isfile(os.environ.get("TPU_LIBRARY_PATH", "")) or find_spec("libtpu") is not None
 
 
 def _made_of_cubes(generation: Generation, shape: tuple[int, ...]) -> bool:

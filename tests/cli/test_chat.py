@@ -58,6 +58,7 @@ def lines_of(answers):
     return "".join(answer.removesuffix("\n") + "\n" for answer in answers)
 
 
+@pytest.mark.long
 def test_answers_come_in_order_and_know_what_was_said_before(lm, talk):
     status, out, err = talk(["Hello", "and", "", "on"])
     assert status == 0

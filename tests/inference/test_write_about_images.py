@@ -8,6 +8,7 @@ from jaxllm.models.vision_language import forward, vision_language_spec
 from tests.models.test_vision import LLAVA, PIXELS, prompts
 
 
+@pytest.mark.long
 def test_it_writes_what_a_loop_without_a_cache_writes():
     params, tokens = initialize(vision_language_spec(LLAVA), jax.random.key(1)), prompts()
     lengths, step = np.array([26, 15]), jax.jit(forward, static_argnums=1)

@@ -101,6 +101,7 @@ def test_the_state_space_scan(v5e):
     assert kernels_in(compiled(v5e[:1], run, arrays, gradients=(0, 1, 2, 3, 4))) == 2
 
 
+@pytest.mark.long
 def test_cross_entropy_never_holds_all_logits(v5e):
     B, T, D, V = 2, 4096, 128, 32000
     arrays = [((B, T, D), jnp.bfloat16), ((V, D), jnp.float32), ((B, T), jnp.int32), ((B, T), jnp.float32)]

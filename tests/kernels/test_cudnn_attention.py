@@ -37,6 +37,7 @@ def test_what_is_asked_for_is_what_the_twin_computes(case):
     compare(fast, with_gradients(partial(reference_flash_attention, **twins(case)), arrays, cotangent))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [case for case in CASES.values() if "ids_BT" in case], ids=str)
 def test_the_ragged_form_says_the_same(case, monkeypatch):
     monkeypatch.setattr(cudnn, "dot_product_attention", ragged_stand_in)

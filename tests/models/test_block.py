@@ -93,6 +93,7 @@ def test_only_norms_that_are_used_are_declared():
     assert decoder_spec(shared).segments[0][0].channel_norm is None
 
 
+@pytest.mark.long
 def test_stochastic_depth_skips_whole_branches_of_sequences():
     """Where each branch adds a one, what is left of a sequence is a sum of ones, each scaled by its chance to stay."""
     config = replace(

@@ -141,6 +141,7 @@ def test_documents_do_not_see_each_other(params):
     )
 
 
+@pytest.mark.long
 def test_drafts_of_a_model_that_knows_its_text_are_accepted():
     """A language of one sentence: the modules learn to say what the main model will say."""
     config = replace(CONFIG, vocab_size=16, d_model=32, attention=AttentionConfig(num_heads=2), mlp=MLPConfig(d_ff=64))

@@ -86,6 +86,7 @@ def test_initial_deviations(init_std):
             assert ratio == pytest.approx(0.5, rel=0.06), name
 
 
+@pytest.mark.long
 def test_at_the_base_size_nothing_changes():
     spec, params = decoder_spec(MUP), start(MUP)
     jax.tree.map(np.testing.assert_array_equal, params, start(BASE))
@@ -136,6 +137,7 @@ def test_epsilon_shrinks_as_gradients_do():
         np.testing.assert_allclose(actual[name], factor * update, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_a_coordinate_check_tells_the_parametrizations_apart(tmp_path):
     """With µP the stream moves as much in a model four times as wide; without, many times as much."""
     widths, steps = (32, 128), 4

@@ -115,6 +115,7 @@ def test_the_loss_falls_on_text(params):
     assert np.mean(losses[-10:]) < losses[0] - 1.2
 
 
+@pytest.mark.long
 def test_classes_are_learnt(params):
     """The class is which of three letters a text has more of than of the others."""
     random = np.random.default_rng(0)

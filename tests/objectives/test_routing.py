@@ -67,6 +67,7 @@ def bias_of(params):
     return np.asarray(params.segments[1][0].channel.selection_bias)
 
 
+@pytest.mark.long
 def test_the_balancer_evens_a_skewed_load_and_the_control_does_not():
     balanced = states_after(CONFIG, 60, skew=0.3)
     control = states_after(replace(CONFIG, pattern=(Block(channel=replace(MOE, balance_rate=0.0)),)), 60, skew=0.3)
@@ -134,6 +135,7 @@ def test_a_model_without_experts_has_nothing_to_settle():
     assert next_token(tiny.MODEL)(params, tiny.batch(0))[1].keys() == {"nll", "accuracy", "weight"}
 
 
+@pytest.mark.long
 def test_a_run_logs_loads_and_further_losses(tmp_path):
     config = tiny.experiment(steps=3, model=replace(CONFIG, multi_token=MultiTokenConfig()))
     tiny.train(tmp_path, config)

@@ -31,6 +31,7 @@ def test_the_loss_is_that_of_the_targets(name):
     assert float(metrics["weight"]) == 11
 
 
+@pytest.mark.long
 def test_text_around_images_counts_and_placeholders_do_not():
     params, tokens = initialize(vision_language_spec(LLAVA), jax.random.key(0)), prompts()
     ones = np.ones((2, 25), np.int32)

@@ -29,6 +29,7 @@ def expected(mesh, operation):
     )
 
 
+@pytest.mark.long
 def test_the_ring_passes_keys_around_and_their_gradients_home():
     mesh = MeshConfig(data=2, context=4)
     run = assert_equal_to_one_device(DENSE, mesh)

@@ -5,5 +5,5 @@ import pytest
 from jaxllm.plan.topology import libtpu_installed
 
 needs_libtpu = pytest.mark.skipif(
-    not libtpu_installed(), reason="libtpu, the TPU's compiler, is not installed: pip install -r requirements/test.txt"
+    not libtpu_installed(), reason="libtpu, the TPU's compiler, is not installed: make test installs it"
 )

@@ -172,6 +172,7 @@ def test_groups_limit_the_choice_and_the_bias_moves_it_but_not_the_weights():
     np.testing.assert_allclose(out[1, 3], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_losses_in_closed_form():
     config = replace(MIXTRAL, num_experts=4, top_k=2)
     params, (x, valid) = drawn(config), inputs()
@@ -277,6 +278,7 @@ def test_impossible_settings_are_refused(settings, message):
         MoEConfig(**settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dispatch", ["dropless", "capacity"])
 def test_a_decoder_with_experts_packed_or_cached_in_pieces(dispatch):
     """With room for all; a decoder that drops tokens while it trains drops none when it generates."""

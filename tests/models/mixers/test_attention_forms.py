@@ -86,6 +86,7 @@ def test_pieces_with_a_cache_equal_the_whole(layer):
     assert jax.eval_shape(lambda: cache) == empty
 
 
+@pytest.mark.long
 def test_layers_of_many_kinds_generate_what_the_whole_text_says():
     """Caches of three kinds and sizes in one scan; prompts of different lengths, longer than window and chunk."""
     names = ("window, sinks, dynamic ntk", "latent", "chunk and a wider window, gate")

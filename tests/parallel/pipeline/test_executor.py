@@ -1,5 +1,6 @@
 """Every schedule, executed on four ranks with a model small enough to compile eight times: gradients and order."""
 
+from dataclasses import fields
 from functools import partial
 
 import jax
@@ -100,7 +101,7 @@ def test_every_schedule_equals_one_device(twins, name):
     layers, ends, batch, weights = problem()
     # A mesh of the one axis: jax 0.10 can't lower callbacks where the compiler has more than one for itself.
     mesh = jax.make_mesh((RANKS,), ("pipeline",), axis_types=(AxisType.Auto,), devices=jax.devices()[:RANKS])
-    layout = Layout(mesh, Rules(batch=None))
+    layout = Layout(mesh, Rules(**{field.name: None for field in fields(Rules)}))
     run = partial(run_pipeline, StagedModel(first, middle, last), program, layout)
     staged = layers.reshape(schedule.stages, -1, D, D)
     compiled = jax.jit(run).lower(staged, ends, batch, weights).compile()
