@@ -125,6 +125,8 @@ def rematerialized(layer: Layer, config: RematConfig) -> Layer:
 def _runs(segment: Segment, configs: tuple[RematConfig, ...]) -> list[tuple[int, int, RematConfig]]:
     """(first turn, last turn + 1, policy), for the policies that reach into the segment."""
     blocks, runs, begins = len(segment.blocks), [], 0
+    if len(configs) == 1 and configs[0].layers is None:
+        return [(0, segment.repeats, configs[0])]  # wherever the segment lies, which a pipeline's program can't say
     for config in configs:
         ends = math.inf if config.layers is None else begins + config.layers
         start = max(0, begins - segment.first)

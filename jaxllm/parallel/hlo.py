@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 _HEADER = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
@@ -101,8 +101,11 @@ def parse_module(text: str) -> Module:
             if header and not line.startswith("HloModule"):
                 current = computations.setdefault(header[1], {})
                 entry = header[1] if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
+        elif not line.startswith("  ") and current:  # a kernel's metadata may be written in several lines
+            name = next(reversed(current))
+            current[name] = replace(current[name], rest=f"{current[name].rest} {line}")
         elif found := _INSTRUCTION.match(_COUNT_COMMENT.sub("", line.strip())):
             root, name, result, opcode, rest = found.groups()
             current[name] = Instruction(name, result, opcode, rest, bool(root))

@@ -50,7 +50,7 @@ def _sizes(size: dict[str, int], letters: list[str]) -> int:
 
 def multiplied(param: Param) -> bool:
     """Whether a parameter's products are made in eight bits: matrices inside the stack, but no routers and experts."""
-    return param.is_hidden_matrix and "expert" not in param.axes
+    return param.is_hidden_matrix and not {"expert", "router"} & set(param.axes)
 
 
 def empty_histories(spec: Spec, config: ProductConfig) -> Histories | None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models.config import ModelConfig
+from jaxllm.models.config.remat import parse_remat
 from jaxllm.models.declare import Spec
 from jaxllm.objectives.next_token import Batch, Metrics, NextToken, Objective, Scheduled
 from jaxllm.objectives.staged import StagedNextToken, cut_segment, staged_spec
@@ -101,6 +102,11 @@ def pipelined(
     program = instructions(config.build(ranks, microbatches))
     stages = program.schedule.stages
 
+    if len(parse_remat(_at(objective, jnp.int32(0)).remat)) > 1:
+        raise ValueError(
+            "a pipeline goes together with one remat policy for all layers, for its ranks run one program: set "
+            "training.remat to a single policy, or mesh.pipeline=1"
+        )
     if precision.scaled_loss or precision.config.products.kind != "none":
         raise ValueError(
             "a pipeline goes together neither with model.compute_dtype=float16 nor with precision.products: compute in "

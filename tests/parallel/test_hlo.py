@@ -144,3 +144,18 @@ def test_memory_spaces_and_odd_types():
         Array("pred", ()),
     )
     assert [array.bytes for array in read_arrays("(s4[7], bf16[3], pred[2])")] == [4, 6, 2]
+
+
+def test_a_kernel_whose_metadata_takes_several_lines():
+    text = """HloModule m
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  %k = f32[2]{0} custom-call(%p), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/kernel"}
+  ROOT %r = f32[2]{0} negate(%k)
+}
+"""
+    main = parse_module(text).computations["main"]
+    assert list(main) == ["p", "k", "r"] and main["r"].is_root
+    assert main["k"].rest.endswith('metadata={op_name="jit(f)/kernel"}')

@@ -8,6 +8,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
+import pytest
 from several_processes import Together
 
 from jaxllm.config import load_experiment
@@ -45,6 +46,7 @@ def rows(directory):
     return [(row["step"], row.get("loss"), row.get("val_bpb")) for row in logged if "event" not in row]
 
 
+@pytest.mark.long
 def test_two_processes_make_the_run_of_one(tmp_path):
     """Each has one part of the batch, whose parameters are split over its four devices."""
     text = tmp_path / "numbers.txt"

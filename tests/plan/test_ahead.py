@@ -7,6 +7,7 @@ import pytest
 
 from jaxllm.cli.main import main
 from jaxllm.config import to_json
+from jaxllm.kernels.config import KernelConfig
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
 from jaxllm.models.declare import count
 from jaxllm.parallel.mesh import MeshConfig
@@ -30,6 +31,7 @@ MODEL = ModelConfig(
     mlp=MLPConfig(d_ff=1024),
     tie_embeddings=False,
     compute_dtype="bfloat16",
+    kernels=KernelConfig(attention="plain"),  # whose products can be counted
 )
 RUN = Experiment(
     name="tiny",

@@ -171,6 +171,7 @@ def test_smaller_microbatches_spare_recomputation():
         plan_microbatch(measured, 10, 4, 55)
 
 
+@pytest.mark.long
 def test_measured_layers():
     """Compiled, not guessed: a layer under `full` adds its input and little else."""
     model = ModelConfig(

@@ -20,6 +20,7 @@ from pathlib import Path
 import tiny
 
 from jaxllm.parallel.mesh import MeshConfig
+from jaxllm.training import tiers
 from jaxllm.training.experiment import RecoveryConfig
 from jaxllm.training.loop import Trainer
 from jaxllm.training.optimizers import OptimizerConfig
@@ -92,6 +93,7 @@ def main(directory: str, options: str = "{}") -> int:
 
 
 if __name__ == "__main__":
+    tiers.PROBE_BYTES = 1000  # a disk that is nearly full, or a small limit, is to be met by a checkpoint
     # TensorboardX imports torch where it finds it: two seconds of each short life, for nothing that is needed here.
     sys.modules["torch"] = None
     sys.exit(main(*sys.argv[1:]))

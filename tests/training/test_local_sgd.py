@@ -111,6 +111,7 @@ def test_replicas_talk_of_nothing_but_numbers_for_the_log_until_they_meet(diloco
     assert sum(c.bytes for c in meeting) > 1000
 
 
+@pytest.mark.long
 def test_a_run_of_replicas_apart_is_stopped_and_resumed_as_any_other(tmp_path):
     config = replace(
         tiny.experiment(steps=6, every=3, model=MODEL, mesh=MeshConfig(data=4, fsdp=2)), outer=OuterConfig(every=2)

@@ -183,6 +183,7 @@ def test_muon_makes_updates_of_hidden_matrices_orthogonal():
             assert np.linalg.cond(gradient) > np.linalg.cond(matrix), "there was nothing to make orthogonal"
 
 
+@pytest.mark.long
 def test_muon_takes_experts_and_inner_matrices_one_by_one():
     config = OptimizerConfig(kind="muon", learning_rate=1.0, warmup_steps=0, schedule="constant", weight_decay=0.0)
     latent = LatentAttentionConfig(num_heads=2, kv_rank=12, nope_dim=4, rope_dim=2, value_dim=4)

@@ -146,6 +146,7 @@ def test_small_updates_count_on_average():
     assert float(x.astype(jnp.float32).mean()) == pytest.approx(1 + 256 * 2**-12, abs=2e-3)
 
 
+@pytest.mark.long
 def test_states_in_bfloat16_learn_as_float32_does(reference):
     config = PrecisionConfig(parameters="bfloat16", optimizer_state="bfloat16")
     losses, _, state = trained("bfloat16", config, ema_decay=0.9, accumulation=2)
@@ -178,6 +179,7 @@ def test_training_in_eight_bits_follows_bfloat16(products, reference):
 # Host memory
 
 
+@pytest.mark.long
 def test_optimizer_state_in_host_memory_changes_nothing():
     layout = Layout(make_mesh(MeshConfig(data=1, fsdp=2), jax.devices()[:2]))
     step = make_step(next_token(tiny.MODEL), OPTIMIZER, lambda n: 0.0, TrainingConfig(batch_size=8))
@@ -205,6 +207,7 @@ def test_devices_without_host_memory_are_refused(monkeypatch):
 # Whole runs
 
 
+@pytest.mark.long
 def test_a_run_with_everything_resumes_and_ships(tmp_path):
     """float16, delayed scaling, states in bfloat16 and in host memory: stopped and resumed it is the same run."""
     precision = PrecisionConfig(

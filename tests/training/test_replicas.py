@@ -97,6 +97,7 @@ def run(directory, config, fails=1, gravely=False):
     return trainer.run(), reporter
 
 
+@pytest.mark.long
 def test_corruption_is_rolled_back_and_the_run_ends_as_if_nothing_had_been(tmp_path, healthy):
     outcome, reporter = run(tmp_path, config(digest_every=2))
     assert outcome.finished

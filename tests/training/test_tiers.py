@@ -121,7 +121,7 @@ def test_another_mesh_takes_the_shared_one(again):
     other = replace(same, mesh=MeshConfig(data=4, fsdp=2))
     said = []
     with Tiers(run, run / "checkpoints", other.checkpoints, said.append) as checkpoints:
-        restored = checkpoints.restore(Trainer(tiny.job(other), run, tiny.Recorder()).target)
+        restored = checkpoints.restore(Trainer(tiny.job(other), run, tiny.Recorder()).program.state)
     assert restored.step == 6
     assert said[0].startswith("the local checkpoint of step 10 cannot be used by all hosts")
 
@@ -201,7 +201,7 @@ def test_a_slow_checkpoint_directory_is_told_of_with_the_seconds(tmp_path):
     said = []
     state = jax.tree.map(
         lambda x: jax.numpy.zeros(x.shape, x.dtype, device=x.sharding),
-        Trainer(tiny.job(tiny.experiment()), tmp_path, tiny.Recorder()).target,
+        Trainer(tiny.job(tiny.experiment()), tmp_path, tiny.Recorder()).program.state,
     )
     where = tmp_path / "checkpoints"
     with Tiers(tmp_path, where, CheckpointConfig(), said.append, clock=Slow(7.5)) as checkpoints:

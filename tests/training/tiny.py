@@ -136,7 +136,7 @@ def newest_state(directory: Path, config: Experiment) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by name."""
     trainer = Trainer(job(config), directory, Silent())
     with Checkpoints(directory / "checkpoints", config.checkpoints) as checkpoints:
-        return jax.device_get(flatten(checkpoints.restore(trainer.target).state))
+        return jax.device_get(flatten(checkpoints.restore(trainer.program.state).state))
 
 
 def assert_same_run(one: Path, other: Path, config: Experiment) -> None:
