@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
@@ -14,9 +15,8 @@ from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.sharding import layout_of, param_shardings
 from jaxllm.plan import activations
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.gradients import laid_out
 from jaxllm.training.optimizers import make_optimizer
-from jaxllm.training.precision import make_precision
+from jaxllm.training.program import place_state
 from jaxllm.training.state import HOST_MEMORY, abstract_state
 
 RULES = {
@@ -59,21 +59,15 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
     """
     layout, training = layout_of(experiment.mesh, abstract_mesh(experiment.mesh, devices)), experiment.training
     model = experiment.model
-    spec = laid_out(decoder_spec(model), model, experiment.pipeline, training.accumulation, layout)
-    optimizer = make_optimizer(experiment.optimizer, decoder_spec(model), training.steps, model)
-    state, _ = abstract_state(
-        spec,
-        optimizer,
-        layout,
-        ema=training.ema_decay > 0,
-        precision=make_precision(experiment.precision, spec, model.compute_dtype),
-        offload_optimizer=training.offload_optimizer,
-    )
+    placed = place_state(experiment, decoder_spec(model), layout)
+    spec, state = placed.spec, placed.state
     rows = _rows(training.batch_size // training.accumulation, layout.batch_shards)
     length = model.context_length // layout.ways("length")
     layers = activations.activations(model, rows, length, training.remat)
-    weights, moments = _bytes(state.params), _bytes(state.opt_state)
-    offloaded = _bytes([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.sharding.memory_kind == HOST_MEMORY])
+    weights, moments = bytes_here(state.params), bytes_here(state.opt_state)
+    offloaded = bytes_here(
+        [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.sharding.memory_kind == HOST_MEMORY]
+    )
     lie = jax.tree.leaves(param_shardings(spec, layout, layout.gradient_rules))
     sizes = [math.prod(sharding.shard_shape(p.shape)) for p, sharding in zip(jax.tree.leaves(spec), lie, strict=True)]
     widths = [leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)]
@@ -82,7 +76,7 @@ def training_memory(experiment: Experiment, devices: int | None = None) -> Train
         weights=weights,
         gradients=sum(size * width for size, width in zip(sizes, widths, strict=True)) + summed,
         optimizer=moments - offloaded,
-        average=_bytes(state.ema),
+        average=bytes_here(state.ema),
         kept_activations=layers.kept,
         working_activations=layers.working,
         loss=_loss(model, rows, length),
@@ -110,7 +104,7 @@ def state_bytes(experiment: Experiment) -> tuple[int, int]:
     spec = decoder_spec(experiment.model)
     optimizer = make_optimizer(experiment.optimizer, spec, experiment.training.steps, experiment.model)
     state, _ = abstract_state(spec, optimizer, layout_of(MeshConfig(data=1), abstract_mesh(MeshConfig(data=1))))
-    return _bytes(state.params), _bytes(state.opt_state)
+    return bytes_here(state.params), bytes_here(state.opt_state)
 
 
 def abstract_mesh(config: MeshConfig, devices: int | None = None) -> AbstractMesh:
@@ -134,13 +128,9 @@ def _rows(microbatch: int, shards: int) -> int:
     return microbatch // shards
 
 
-def _bytes(tree) -> int:
+def bytes_here(tree: Any) -> int:
     """Of the part of each array that lies on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _in_float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding)
 
 
 def _loss(model, rows: int, length: int) -> int:

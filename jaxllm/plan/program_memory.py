@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from jaxllm.parallel.sharding import Layout
-from jaxllm.plan.activations import activations
+from jaxllm.plan.memory import bytes_here, training_memory
 from jaxllm.plan.topology import GIB, Topology
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.program import StepProgram
@@ -70,11 +67,10 @@ def program_memory(
     experiment: Experiment, program: StepProgram, layout: Layout, analysis: Any, topology: Topology
 ) -> ProgramMemory:
     """`analysis` is the compiled step's `memory_analysis()`."""
-    training, model, state = experiment.training, experiment.model, program.state
+    state = program.state
     parameters, optimizer, average = (bytes_here(part) for part in (state.params, state.opt_state, state.ema))
     batch = bytes_here((program.batch, state.step, state.key_data, state.skipped))
-    rows = training.batch_size // training.accumulation // layout.batch_shards
-    kept = activations(model, rows, model.context_length, training.remat)
+    by_rule = training_memory(experiment, layout.mesh.size)
     return ProgramMemory(
         parameters=parameters,
         optimizer=optimizer,
@@ -84,13 +80,8 @@ def program_memory(
         results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
-        gradients=parameters * (2 if training.accumulation > 1 else 1),
-        activations=kept.kept + kept.working,
+        gradients=by_rule.gradients,
+        activations=by_rule.kept_activations + by_rule.working_activations,
         peak=analysis.peak_memory_in_bytes,
         limit=round(topology.generation.hbm * GIB),
     )
-
-
-def bytes_here(tree: Any) -> int:
-    """Of the part of each array that lies on one device."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -14,7 +14,7 @@ from jaxllm.objectives.next_token import Objective
 from jaxllm.objectives.routing import settle_routing
 from jaxllm.parallel.sharding import Layout
 from jaxllm.training.experiment import Experiment
-from jaxllm.training.gradients import accumulated, laid_out, pipelined
+from jaxllm.training.gradients import laid_out, pipelined
 from jaxllm.training.local_sgd import abstract_local_state, make_local_state, make_local_step
 from jaxllm.training.mesh_fit import check_mesh
 from jaxllm.training.optimizers import make_optimizer, make_schedule
@@ -49,46 +49,69 @@ class StepProgram:
         return self.step.lower(self.state, self.batch)
 
 
-def step_program(experiment: Experiment, spec: Spec, objective: Objective, layout: Layout) -> StepProgram:
-    """The step of an experiment, its optimizer included, on the layout's devices; these need not be attached.
+@dataclass(frozen=True)
+class Placed:
+    """An experiment's state as it lies on a layout."""
 
-    Raises ValueError where the mesh and the experiment do not go together.
+    spec: Spec
+    """The declarations, those of a pipeline's layers split over its ranks."""
+    optimizer: optax.GradientTransformation
+    precision: Precision
+    state: TrainState
+    """Shapes with shardings."""
+    shardings: TrainState
+    initial: Callable[[int], TrainState]
+    """Of a seed, every array born in its place."""
+
+
+def place_state(experiment: Experiment, spec: Spec, layout: Layout) -> Placed:
+    """Nothing is allocated, and the mesh may be an abstract one.
+
+    Raises ValueError where the mesh does not divide the model, and for settings that do not go together.
     """
-    check_mesh(experiment, layout.mesh.shape)
     model, training, outer = experiment.model, experiment.training, experiment.outer
     optimizer = make_optimizer(experiment.optimizer, spec, training.steps, model)
     spec = laid_out(spec, model, experiment.pipeline, training.accumulation, layout)
     precision = make_precision(experiment.precision, spec, model.compute_dtype)
-    step = make_step(
-        objective,
-        optimizer,
-        make_schedule(experiment.optimizer, training.steps),
-        training,
-        dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
-        spec=spec,
-        after_update=settle_routing(model),
-        gradients=_gradients(experiment, spec, objective, precision, layout),
-        precision=precision,
-    )
     if outer.every:
         _check_outer(experiment)
-        step = make_local_step(step, outer, layout)
         state, shardings = abstract_local_state(spec, optimizer, outer, layout)
         initial = lambda seed: make_local_state(spec, optimizer, outer, layout, shardings, seed=seed)  # noqa: E731
     else:
         kept = {"ema": training.ema_decay > 0, "precision": precision}
         state, shardings = abstract_state(spec, optimizer, layout, offload_optimizer=training.offload_optimizer, **kept)
         initial = lambda seed: make_state(spec, optimizer, shardings, seed=seed, **kept)  # noqa: E731
+    return Placed(spec, optimizer, precision, state, shardings, initial)
+
+
+def step_program(experiment: Experiment, spec: Spec, objective: Objective, layout: Layout) -> StepProgram:
+    """The step of an experiment, its optimizer included, on the layout's devices; these need not be attached.
+
+    Raises ValueError where the mesh and the experiment do not go together.
+    """
+    check_mesh(experiment, layout.mesh.shape)
+    model, training = experiment.model, experiment.training
+    placed = place_state(experiment, spec, layout)
+    common = {"spec": placed.spec, "precision": placed.precision}
+    through_pipeline = None
+    if layout.mesh.shape["pipeline"] > 1:
+        through_pipeline = pipelined(objective, training.accumulation, experiment.pipeline, layout, **common)
+    step = make_step(
+        objective,
+        placed.optimizer,
+        make_schedule(experiment.optimizer, training.steps),
+        training,
+        dropout=model.dropout > 0 or model.residual.stochastic_depth > 0,
+        after_update=settle_routing(model),
+        gradients=through_pipeline,
+        **common,
+    )
+    if experiment.outer.every:
+        step = make_local_step(step, experiment.outer, layout)
     shape, sharding = (training.batch_size, model.context_length), layout.sharding("batch", "length")
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=sharding) for name, kind in BATCH_TYPES.items()}
-    return StepProgram(jit_step(step, layout, shardings), optimizer, state, shardings, batch, initial)
-
-
-def _gradients(experiment: Experiment, spec: Spec, objective: Objective, precision: Precision, layout: Layout):
-    microbatches, ways = experiment.training.accumulation, {"spec": spec, "precision": precision}
-    if layout.mesh.shape["pipeline"] == 1:
-        return accumulated(objective, microbatches, **ways)
-    return pipelined(objective, microbatches, experiment.pipeline, layout, **ways)
+    jitted = jit_step(step, layout, placed.shardings)
+    return StepProgram(jitted, placed.optimizer, placed.state, placed.shardings, batch, placed.initial)
 
 
 def _check_outer(experiment: Experiment) -> None:
