@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from jaxllm.data.compression import SUFFIXES as COMPRESSION_SUFFIXES
 from jaxllm.data.compression import CompressionError, compression_of, open_decompressed
@@ -28,6 +28,8 @@ class Document:
 
     name: str
     text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """what its source knows of it (an address, a date, a language), in values that JSON can hold"""
 
 
 class DocumentError(ValueError):
