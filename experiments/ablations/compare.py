@@ -12,22 +12,19 @@ the rows in results.jsonl. Without --text it reads the documentation that ships 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import statistics
 from pathlib import Path
 
 from experiments.ablations.variants import BASE, GROUPS, active, matched
-from jaxllm.config import to_json
+from experiments.kept_runs import kept_run, vocabulary_of
 from jaxllm.data.config import STDLIB, DataConfig
 from jaxllm.data.corpus import SplitDocuments
 from jaxllm.models import ModelConfig, decoder_spec
 from jaxllm.models.declare import count
-from jaxllm.pipeline.pretrain import VOCAB_MULTIPLE, prepare_tokenizer, pretrain
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
-from jaxllm.training.job import Silent
 from jaxllm.training.optimizers import OptimizerConfig
 
 BATCH_SIZE = 8
@@ -48,19 +45,6 @@ def recipe(model: ModelConfig, text: str, steps: int, seed: int) -> Experiment:
     )
 
 
-def run(experiment: Experiment, documents: SplitDocuments, out: Path) -> dict[str, float]:
-    """Loss and speed of one run; made only if it is not there."""
-    directory = out / hashlib.sha256(to_json(experiment).encode()).hexdigest()[:16]
-    result = directory / "result.json"
-    if not result.is_file():
-        outcome = pretrain(experiment, directory, Silent(), documents=documents).outcome
-        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-        found = {"val_loss": outcome.val_loss, "tokens_per_second": statistics.median(speeds)}
-        result.write_text(json.dumps(found))
-    return json.loads(result.read_text())
-
-
 def interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95% interval."""
     if len(values) < 2:
@@ -78,8 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     first = recipe(BASE, args.text, args.steps, 0)
     documents = SplitDocuments(first.data)
-    tokenizer = prepare_tokenizer(first, documents, args.out / "tokenizer", Silent())
-    vocabulary = -(-tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    vocabulary = vocabulary_of(first, documents, args.out)
     for group in GROUPS if "all" in args.groups else args.groups:
         print(f"\n{group}: {args.steps} steps of {BATCH_SIZE} x {BASE.context_length} tokens, {args.seeds} seeds")
         print(
@@ -88,7 +71,8 @@ def main() -> None:
         )
         first_losses: list[float] = []
         for name, model in matched(group, vocabulary).items():
-            runs = [run(recipe(model, args.text, args.steps, seed), documents, args.out) for seed in range(args.seeds)]
+            recipes = [recipe(model, args.text, args.steps, seed) for seed in range(args.seeds)]
+            runs = [kept_run(one, documents, args.out) for one in recipes]
             losses = [r["val_loss"] for r in runs]
             first_losses = first_losses or losses
             row = {

@@ -12,10 +12,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm.kernels.on_mesh import run_on_mesh
 from jaxllm.kernels.platform import is_interpreting
-from jaxllm.kernels.tuning import flash_tiles
+from jaxllm.kernels.stated_work import stated_operations
+from jaxllm.kernels.tuning import FlashTiles, flash_tiles
 
 # A TPU's registers are 128 lanes wide, and the kernel's tiles are whole numbers of them.
 LANES = 128
@@ -97,7 +99,9 @@ def _splash(q_BTHK, k_BTGK, v_BTGV, ids_BT, causal, window, softcap, sinks_H):
         return kernel(q, k, v, None if ids is None else splash.SegmentIds(ids, ids), sinks_H)
 
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # noqa: E731
-    out_BHTV = jax.vmap(row)(heads_first(q_BTHK), heads_first(k_BTGK), heads_first(v_BTGV), ids_BT)
+    reach = _reach(T + missing, causal, window)
+    with stated_operations(_operations(q_BTHK.shape, v_BTGV.shape[-1], reach, tiles)):
+        out_BHTV = jax.vmap(row)(heads_first(q_BTHK), heads_first(k_BTGK), heads_first(v_BTGV), ids_BT)
     return heads_first(out_BHTV)[:, :T]
 
 
@@ -106,8 +110,34 @@ def _mask(length: int, heads: int, causal: bool, window: int):
 
     square = (length, length)
     if window:
-        reach = (window - 1, 0) if causal else (window // 2, window // 2)
-        mask = masks.LocalMask(square, reach, offset=0)
+        mask = masks.LocalMask(square, _reach(length, causal, window), offset=0)
     else:
         mask = masks.CausalMask(square) if causal else masks.FullMask(square)
     return masks.MultiHeadMask([mask] * heads)
+
+
+def _reach(length: int, causal: bool, window: int) -> tuple[int, int]:
+    """How many keys before its own and after it a query sees."""
+    if not window:
+        return length, 0 if causal else length
+    return (window - 1, 0) if causal else (window // 2, window // 2)
+
+
+def _operations(shape_BTHK: tuple[int, ...], V: int, reach: tuple[int, int], tiles: FlashTiles) -> dict[str, int]:
+    """Of each of the three kernels: its products over every tile in which any query sees any key."""
+    B, T, H, K = shape_BTHK
+    forward = B * H * _pairs(T, reach, tiles.queries, tiles.keys)
+    backward = B * H * _pairs(T, reach, tiles.backward_queries, tiles.backward_keys)
+    return {
+        "fwd": forward * 2 * (K + V),  # scores, mixtures
+        "dq": backward * 2 * (K + V + K),  # scores again, gradients of weights, of queries
+        "dkv": backward * 2 * (K + V + V + K),  # scores again, gradients of weights, of values, of keys
+    }
+
+
+def _pairs(length: int, reach: tuple[int, int], queries: int, keys: int) -> int:
+    """Pairs of a query and a key in the tiles of this size that are computed."""
+    before, after = reach
+    first_query, first_key = np.arange(0, length, queries)[:, None], np.arange(0, length, keys)
+    nearest, farthest = first_query - (first_key + keys - 1), first_query + queries - 1 - first_key
+    return int(((nearest <= before) & (farthest >= -after)).sum()) * queries * keys

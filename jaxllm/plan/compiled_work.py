@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from jaxllm.kernels.stated_work import operations_in
 from jaxllm.parallel.hlo import Array, Computation, Instruction, Module, walk
 from jaxllm.plan.hardware import Hardware
 
@@ -62,8 +63,7 @@ def kernels(module: Module) -> tuple[Kernel, ...]:
             continue
         if run.trips is None:
             raise ValueError(f"the work of {instruction.name} is unknown: so is the length of its loop")
-        op_name = _OP_NAME.search(instruction.rest)
-        found.append(Kernel(instruction.name, op_name[1] if op_name else "", run.trips, flops, moved))
+        found.append(Kernel(instruction.name, _op_name(instruction), run.trips, flops, moved))
     return tuple(found)
 
 
@@ -79,7 +79,7 @@ def _products_within(module: Module, name: str) -> float:
 
 def product_flops(computation: Computation, instruction: Instruction) -> float:
     """Operations of a dot, of a convolution, which is how the TPU's compiler writes a product, or of a hand-written
-    kernel as it states them itself; 0 for all else."""
+    kernel as stated; 0 for all else."""
     if instruction.opcode == "dot":
         left = computation[instruction.operands[0]].arrays[0].shape
         contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", instruction.rest)[1]
@@ -87,15 +87,24 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
         return 2.0 * math.prod(instruction.arrays[0].shape) * depth
     if instruction.opcode == "convolution":
         return _convolution_flops(computation, instruction)
-    stated = _STATED_FLOPS.search(instruction.rest) if instruction.opcode == "custom-call" else None
-    return float(stated[1]) if stated else 0.0
+    return float(_stated(instruction) or 0) if instruction.opcode == "custom-call" else 0.0
+
+
+def _stated(kernel: Instruction) -> int | None:
+    """The operations of a hand-written kernel, as it states them or the name of its call does; None if neither does."""
+    found = _STATED_FLOPS.search(kernel.rest)
+    return int(found[1]) if found else operations_in(_op_name(kernel))
+
+
+def _op_name(instruction: Instruction) -> str:
+    found = _OP_NAME.search(instruction.rest)
+    return found[1] if found else ""
 
 
 def silent_kernels(module: Module) -> tuple[str, ...]:
     """Hand-written kernels that do not state their operations, which are missing in every count, by their origin."""
     calls = (run.instruction for run in walk(module) if 'custom_call_target="tpu_custom_call"' in run.instruction.rest)
-    found = (_OP_NAME.search(call.rest) for call in calls if not _STATED_FLOPS.search(call.rest))
-    names = (match[1].rsplit("/", 1)[-1] if match else "unnamed" for match in found)
+    names = (_op_name(call).rsplit("/", 1)[-1] or "unnamed" for call in calls if _stated(call) is None)
     # What works out which rows go to which group has no products.
     return tuple(sorted({name for name in names if name != "ragged-dot-metadata"}))
 

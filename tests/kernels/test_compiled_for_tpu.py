@@ -15,8 +15,10 @@ from jaxllm.kernels.state_space_scan import state_space_scan
 from jaxllm.kernels.visibility import Places
 from jaxllm.models.channels.grouped import grouped_product
 from jaxllm.objectives.cross_entropy import cross_entropy, reference_cross_entropy
+from jaxllm.parallel.hlo import parse_module
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.sharding import make_layout, use_layout
+from jaxllm.plan.compiled_work import kernels, silent_kernels
 
 HEADS = ("batch", None, "act_heads", None)
 
@@ -52,6 +54,12 @@ def test_attention_with_everything_in_memory_linear_in_the_length(v5e):
     )
     program = compiled(v5e[:1], attend, arrays, gradients=(0, 1, 2, 4))
     assert kernels_in(program) == 3  # forward; gradients of queries; of keys and values
+    module = parse_module(program.as_text())
+    stated = sorted(kernel.flops for kernel in kernels(module) if kernel.flops)
+    # Of 16 x 16 tiles of 512, those on the diagonal and two beside it: the window reaches 699 keys back.
+    pairs = 2 * 2 * (16 + 15 + 14) * 512 * 512
+    assert stated == [pairs * 2 * products * 128 for products in (2, 3, 4)]
+    assert silent_kernels(module) == ()
     scores = 2 * 2 * T * T * 4
     assert program.memory_analysis().temp_size_in_bytes < scores / 20
 
