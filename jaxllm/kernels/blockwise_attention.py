@@ -114,6 +114,7 @@ def forward_blocks(scores: Scores, q_BTHK, k_BSGK, v_BSGV, query: Places, key: P
     """What these keys contribute to these queries."""
     B, T, H, _ = q_BTHK.shape
     G, V = v_BSGV.shape[2:]
+    query = _no_constants(query, q_BTHK)
     queries, keys = _blocks(q_BTHK, G, scores.block), _blocks((k_BSGK, v_BSGV), None, scores.block)
     query_places, key_places = _place_blocks(query, B, T, scores.block, -2), _key_places(key, B, k_BSGK, scores.block)
 
@@ -253,6 +254,15 @@ def _blocks(arrays, groups: int | None, block: int):
         return jnp.moveaxis(x.reshape(B, -1, C, *heads), 1, 0)
 
     return jax.tree.map(split, arrays)
+
+
+def _no_constants(places: Places, x: jax.Array) -> Places:
+    """The same places, but as if they depended on `x`.
+
+    Where a scan over layers is differentiated, JAX works out beforehand what is the same in each layer: of constant
+    places the masks of all blocks, which are as many as there are scores.
+    """
+    return jax.lax.optimization_barrier((places, x[:1, :1, :1, :1]))[0]
 
 
 def _place_blocks(places: Places, batch: int, length: int, block: int, nowhere: int) -> Places:

@@ -113,3 +113,27 @@ def test_bfloat16_stays_close_to_the_twin():
     )(q, k, v)
     assert fast.dtype == jnp.bfloat16
     np.testing.assert_allclose(fast.astype(jnp.float32), slow, rtol=0.03, atol=0.03)
+
+
+def test_a_loop_over_layers_keeps_no_masks():
+    """The places are the same in each layer, and of what is the same JAX makes all it can before the loop."""
+    length, q = 256, jax.ShapeDtypeStruct((1, 256, 2, 4), np.float32)
+    places = Places(jnp.arange(length)[None], None)
+
+    def loss(q):
+        layer = lambda x, _: (x + blockwise_attention(x, x, x, places, places, block=16), None)  # noqa: E731
+        return jax.lax.scan(jax.checkpoint(layer), q, length=3)[0].sum()
+
+    assert largest_array(jax.make_jaxpr(jax.grad(loss))(q).jaxpr) < length * length
+
+
+def largest_array(jaxpr) -> int:
+    """Elements, in it and all that it calls."""
+    inside = [
+        getattr(value, "jaxpr", value)
+        for eqn in jaxpr.eqns
+        for parameter in eqn.params.values()
+        for value in (parameter if isinstance(parameter, tuple | list) else [parameter])
+    ]
+    here = [variable.aval.size for eqn in jaxpr.eqns for variable in eqn.outvars]
+    return max([*here, *(largest_array(sub) for sub in inside if hasattr(sub, "eqns"))], default=0)
