@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.kernels.platform import is_interpreting
-from jaxllm.kernels.tuning import product_tiles
+from jaxllm.kernels.tuning import product_tiles, weight_gradient_tiles
 
 
 def rows(x_ND: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -46,7 +46,7 @@ def weights(x_ND: jax.Array, cotangent_NF: jax.Array, sizes_E: jax.Array) -> jax
     from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
 
     (N, D), F = x_ND.shape, cotangent_NF.shape[1]
-    tiles = product_tiles(N, D, F)
+    tiles = weight_gradient_tiles(N, D, F)
     mine_N1 = jnp.arange(N)[:, None] < sizes_E.sum()
     x_ND, sizes_all = _whole_tiles(x_ND, sizes_E, tiles.rows)
     cotangent_NF, _ = _whole_tiles(jnp.where(mine_N1, cotangent_NF, 0), sizes_E, tiles.rows)

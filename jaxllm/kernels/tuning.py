@@ -39,6 +39,10 @@ FLASH = {
 PRODUCT = {
     "": ProductTiles(512, 1024, 1024, "MaxText's default for every TPU; compiled for v5e, v5p and v6e, not timed"),
 }
+# A tile of the matrices' gradients, inner x outer, lies in VMEM three times in float32: two on their way, one at work.
+WEIGHT_GRADIENT = {
+    "": ProductTiles(512, 1024, 512, "half of a product, which would not fit; compiled for v5e, v5p and v6e, not timed"),
+}
 
 
 def flash_tiles(length: int, width: int) -> FlashTiles:
@@ -53,7 +57,15 @@ def flash_tiles(length: int, width: int) -> FlashTiles:
 
 def product_tiles(rows: int, inner: int, outer: int) -> ProductTiles:
     """For `rows` rows in all and matrices [inner, outer]: the table's, no larger than the shape asks for."""
-    tiles = _for_this_device(PRODUCT)
+    return _no_larger(_for_this_device(PRODUCT), rows, inner, outer)
+
+
+def weight_gradient_tiles(rows: int, inner: int, outer: int) -> ProductTiles:
+    """The same for the gradients of these matrices."""
+    return _no_larger(_for_this_device(WEIGHT_GRADIENT), rows, inner, outer)
+
+
+def _no_larger(tiles: ProductTiles, rows: int, inner: int, outer: int) -> ProductTiles:
     fit = lambda size, wanted: min(wanted, -(-size // 128) * 128)  # noqa: E731
     return ProductTiles(fit(rows, tiles.rows), fit(inner, tiles.inner), fit(outer, tiles.outer), tiles.source)
 

@@ -93,7 +93,7 @@ def test_blockwise_attention(v5e):
 def test_experts(v5e, kernel):
     """Why megablox is the choice on TPUs: XLA has a kernel for the rows, but computes the gradient of the matrices as
     one convolution of E whole products. Should it stop to do so, `ragged` may be the better one."""
-    E, N, D, F = 16, 3000, 256, 384
+    E, N, D, F = 16, 3000, 1024, 1024
     arrays = [((N, D), jnp.bfloat16), ((E, D, F), jnp.bfloat16), ((E,), jnp.int32)]
     program = compiled(v5e[:1], partial(grouped_product, kernel=kernel), arrays, gradients=(0, 1))
     products = program.cost_analysis()["flops"] / (2 * N * D * F)
