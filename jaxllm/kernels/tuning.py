@@ -41,7 +41,7 @@ PRODUCT = {
 }
 # A tile of the matrices' gradients, inner x outer, lies in VMEM three times in float32: two on their way, one at work.
 WEIGHT_GRADIENT = {
-    "": ProductTiles(512, 1024, 512, "half of a product, which would not fit; compiled for v5e, v5p and v6e, not timed"),
+    "": ProductTiles(512, 1024, 512, "half of PRODUCT, too large here; compiled for v5e, v5p and v6e, not timed"),
 }
 
 
