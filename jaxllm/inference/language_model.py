@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from jaxllm import config as configs
 from jaxllm import tokenizers
@@ -31,6 +33,7 @@ from jaxllm.tokenizers.template import Template
 from jaxllm.training.checkpoints import flatten
 from jaxllm.training.digest import digests
 from jaxllm.training.history import read_history
+from jaxllm.training.remote_run import copy_small_files, is_remote
 from jaxllm.training.shipped import restore_params
 
 MODEL_FILE = "model.json"
@@ -108,10 +111,10 @@ def load(
     layout: Layout | None = None,
     dtype: Any = None,
 ) -> LanguageModel | TextEncoder:
-    """The model at `path`: a run directory (its newest whole checkpoint), one checkpoint in it, or what `save` wrote; a
-    Hugging Face directory (config.json, safetensors, tokenizer); a GGUF file (a list of files: its parts); a checkpoint
-    of llama2.c; or the name of a model in an installed package. A directory of BERT or its relatives gives a
-    `TextEncoder`.
+    """The model at `path`: a run directory (its newest whole checkpoint), also one in a bucket (gs://, s3://), one
+    checkpoint in it, or what `save` wrote; a Hugging Face directory (config.json, safetensors, tokenizer); a GGUF file
+    (a list of files: its parts); a checkpoint of llama2.c; or the name of a model in an installed package. A directory
+    of BERT or its relatives gives a `TextEncoder`.
 
     Of a run it takes the parameters that the run evaluates: their moving average where one is kept. `tokenizer` names
     the vocabulary of a model that does not bring its own (llama2.c); `layout` is how the parameters are sharded, by
@@ -119,9 +122,14 @@ def load(
     bfloat16; by default float32. Raises ValueError when `path` is none of these, and when what it holds is damaged, not
     supported or from a newer version.
     """
+    if isinstance(path, str | PathLike) and is_remote(path):
+        return _sharded(_load_from_bucket(epath.Path(path), dtype), layout)
     if isinstance(path, str | PathLike) and not _is_run(Path(path)) and is_other_model(Path(path)):
         return load_text_encoder(path, layout=layout, dtype=dtype)
-    lm = _load(path, tokenizer, layout, dtype)
+    return _sharded(_load(path, tokenizer, layout, dtype), layout)
+
+
+def _sharded(lm: LanguageModel, layout: Layout | None) -> LanguageModel:
     if layout is None:
         return lm
     shardings = param_shardings(decoder_spec(lm.config), layout)  # which is where those of large models lie already
@@ -135,7 +143,10 @@ def _load(path: Any, tokenizer: str | PathLike[str] | None, layout: Layout | Non
         return found
     if tokenizer is not None:
         raise ValueError(f"tokenizer names the vocabulary of a llama2.c checkpoint; {path} has its own")
-    lm = _load_own(Path(path))
+    return _cast(_load_own(Path(path)), dtype)
+
+
+def _cast(lm: LanguageModel, dtype: Any) -> LanguageModel:
     if dtype is None:
         return lm
     params = jax.tree.map(lambda x: x.astype(dtype), lm.params)
@@ -269,11 +280,25 @@ def _is_run(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def _load_run(run: Path, step: int | None = None) -> LanguageModel:
-    experiment, params, step = restore_params(run, step)
+def _load_from_bucket(address: epath.Path, dtype: Any) -> LanguageModel:
+    """A run or one checkpoint of it; its small files are read from a copy, its arrays where they are."""
+    step = int(address.name) if address.name.isdigit() else None
+    run = address if step is None else address.parent.parent
+    if not (run / "config.json").exists():
+        raise ValueError(f"there is no run at {run}: no config.json. Of other models, copy the directory here first")
+    with tempfile.TemporaryDirectory() as copy:
+        copy_small_files(run, Path(copy))
+        return _cast(_load_run(Path(copy), step, arrays=run), dtype)
+
+
+def _load_run(run: Path, step: int | None = None, arrays: PathLike[str] | None = None) -> LanguageModel:
+    """`arrays` is the run whose checkpoints are read, where they do not lie beside the rest."""
+    arrays = run if arrays is None else arrays
+    experiment, params, step = restore_params(arrays, step)
     rows = [row for row in read_history(run).evaluations if row["step"] == step]
     scores = {name: rows[-1][name] for name in ("val_loss", "val_bpb") if rows and _is_finite(rows[-1].get(name))}
-    origin = Origin(name=run.resolve().name, step=step, **scores)
+    name = epath.Path(arrays).name if is_remote(arrays) else Path(arrays).resolve().name
+    origin = Origin(name=name, step=step, **scores)
     return LanguageModel(experiment.model, params, tokenizers.load(run / "tokenizer"), origin)
 
 

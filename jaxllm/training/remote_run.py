@@ -89,19 +89,24 @@ class RemoteRunDirectory(RunDirectory):
                 elif stale.name != "lock":
                     stale.unlink()
             return
-        for name in KEPT:
-            if (self.remote / name).exists():
-                (self.path / name).write_bytes((self.remote / name).read_bytes())
-        if (self.remote / "tokenizer").exists():
-            self.tokenizer.mkdir(exist_ok=True)
-            for file in (self.remote / "tokenizer").iterdir():
-                (self.tokenizer / file.name).write_bytes(file.read_bytes())
+        copy_small_files(self.remote, self.path)
 
     def follow(self) -> None:
         if self._leads:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self.fetch()
+
+
+def copy_small_files(remote: epath.Path, here: Path) -> None:
+    """Everything that a run in a bucket holds beside its checkpoints."""
+    for name in KEPT:
+        if (remote / name).exists():
+            (here / name).write_bytes((remote / name).read_bytes())
+    if (remote / "tokenizer").exists():
+        (here / "tokenizer").mkdir(exist_ok=True)
+        for file in (remote / "tokenizer").iterdir():
+            (here / "tokenizer" / file.name).write_bytes(file.read_bytes())
 
 
 class Lease:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from jaxllm import config as configs
 from jaxllm.parallel.agreement import barrier, gather, tell_all
@@ -127,7 +128,7 @@ class RunDirectory:
 
 def read_config(path: str | Path) -> Experiment:
     """The experiment in a `config.json`. Raises ValueError when it is missing, malformed or from a newer version."""
-    path = Path(path)
+    path = epath.Path(path)
     if not path.is_file():
         raise ValueError(f"{path.parent} is no run directory: it holds no {path.name}")
     return configs.from_json(path.read_text(), Experiment, source=str(path))

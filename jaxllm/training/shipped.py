@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from jaxllm.models.declare import abstract
 from jaxllm.models.decoder import decoder_spec
@@ -28,7 +29,7 @@ def restore_params(run: str | Path, step: int | None = None) -> tuple[Experiment
     keeps one, and schedule-free's averaged point where that is the optimizer. A damaged checkpoint is logged and the
     one before it is used. Raises CheckpointError when there is none, or when the wanted one is damaged.
     """
-    run = Path(run)
+    run = epath.Path(run)
     experiment = read_config(run / "config.json")
     steps = checkpoint_steps(run / "checkpoints")
     if step is not None and step not in steps:
@@ -45,14 +46,14 @@ def restore_params(run: str | Path, step: int | None = None) -> tuple[Experiment
     raise CheckpointError(f"{run} has no usable checkpoint: it has steps {steps or 'none yet'}")
 
 
-def checkpoint_steps(directory: Path) -> list[int]:
+def checkpoint_steps(directory: epath.Path) -> list[int]:
     """Steps of the finished checkpoints, ascending; a half-written one has another name."""
     if not directory.is_dir():
         return []
     return sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit())
 
 
-def _restore(directory: Path, experiment: Experiment) -> Any:
+def _restore(directory: epath.Path, experiment: Experiment) -> Any:
     spec, kind = decoder_spec(experiment.model), experiment.optimizer.kind
     if experiment.training.ema_decay:
         return restore_item(directory, "ema", _here(abstract(spec)))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from jaxllm import config as configs
 from jaxllm import tokenizers
 from jaxllm.inference import LanguageModel, Origin
 from jaxllm.models import decoder_spec
+from jaxllm.training import shipped
 from jaxllm.training.checkpoints import Checkpoints
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
 from jaxllm.training.state import initial_state
+from tests.buckets import play_buckets
 
 from . import twins
 
@@ -92,6 +95,22 @@ def test_one_checkpoint_of_a_run_can_be_named(run):
     loaded = jaxllm.load(path / "checkpoints" / "1")
     assert_equal(loaded.params, jax.tree.map(lambda x: x + 1, params))
     assert loaded.origin == Origin("first", step=1, val_loss=3.0, val_bpb=1.5)
+
+
+def test_a_run_in_a_bucket_is_read_where_it_is(run, monkeypatch):
+    run, _ = run
+    play_buckets(run.parent.parent, monkeypatch)
+    # Arrays do not go through etils, so this one step is of the folder.
+    local = lambda path: Path(str(path).replace("gs://", f"{run.parent.parent}/"))  # noqa: E731
+    restore = shipped.restore_item
+    monkeypatch.setattr(shipped, "restore_item", lambda path, *rest: restore(local(path), *rest))
+    here, address = jaxllm.load(run), f"gs://{run.parent.name}/{run.name}"
+    there = jaxllm.load(address)
+    assert_equal(there.params, here.params)
+    assert (there.origin, there.tokenizer.fingerprint()) == (here.origin, here.tokenizer.fingerprint())
+    assert jaxllm.load(f"{address}/checkpoints/{here.origin.step}").origin == here.origin
+    with pytest.raises(ValueError, match="there is no run at gs://.*/nothing: no config.json"):
+        jaxllm.load(f"gs://{run.parent.name}/nothing")
 
 
 def test_a_damaged_newest_checkpoint_gives_the_one_before(run, tmp_path):

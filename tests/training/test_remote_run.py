@@ -7,31 +7,16 @@ from pathlib import Path
 import pytest
 import tiny
 from etils import epath
-from etils.epath import backend, gpath
 
 from jaxllm.training.job import Event
 from jaxllm.training.loop import Trainer
 from jaxllm.training.remote_run import Lease, RemoteRunDirectory, is_remote
-
-
-class Bucket(backend._OsPathBackend):
-    """gs://NAME/x is ROOT/x."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def __getattribute__(self, name):
-        found = super().__getattribute__(name)
-        if name.startswith("_") or not callable(found):
-            return found
-        here = lambda value: str(self.root / str(value).split("://", 1)[1]) if "://" in str(value) else value  # noqa: E731
-        return lambda *values, **named: found(*[here(value) for value in values], **named)
+from tests.buckets import play_buckets
 
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", Bucket(tmp_path / "buckets"))
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    play_buckets(tmp_path / "buckets", monkeypatch)
     (tmp_path / "buckets/b").mkdir(parents=True)
     return tmp_path / "buckets/b"
 
@@ -85,7 +70,7 @@ def test_another_machine_goes_on_where_the_bucket_says(bucket, tmp_path, monkeyp
         train(tmp_path / "one", Dying())
     monkeypatch.undo()
     assert push is RemoteRunDirectory.push
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", Bucket(tmp_path / "buckets"))
+    play_buckets(tmp_path / "buckets", monkeypatch)
     names = {path.name for path in (bucket / "run").iterdir()}
     assert names == {"config.json", "metrics.jsonl", "time.jsonl"}
     outcome, reporter = train(tmp_path / "two")
