@@ -44,7 +44,7 @@ def attention_refusals(kernel: str, case: AttentionCase) -> list[str]:
     refused, layout = [], current_layout()
     if kernel != "plain" and case.bias:
         refused.append("it takes no bias on the scores (ALiBi, relative positions)")
-    if kernel != "blockwise" and splits_text(layout):
+    if splits_text(layout) and not (kernel == "blockwise" or (kernel == "flash" and _gets_whole_rows(layout))):
         refused.append(f"it needs whole rows, and each lies on {layout.ways('length')} devices (mesh.context)")
     if kernel == "cudnn":
         if case.softcap:
@@ -65,9 +65,16 @@ def choose_attention(wanted: str, case: AttentionCase) -> Choice:
     refusals = lambda kernel: attention_refusals(kernel, case)  # noqa: E731
     layout = current_layout()
     if wanted == "auto" and splits_text(layout):
-        return Choice("blockwise", f"each row lies on {layout.ways('length')} devices, {layout.forms.context_form}")
+        why = f"each row lies on {layout.ways('length')} devices, {layout.forms.context_form}"
+        flash = PREFERRED_ATTENTION.get(platform()) == "flash" and not refusals("flash")
+        return Choice("flash" if flash else "blockwise", why)
     otherwise = "plain" if platform() == "cpu" or case.bias else "blockwise"
     return _choose("attention", wanted, PREFERRED_ATTENTION, otherwise, refusals)
+
+
+def _gets_whole_rows(layout) -> bool:
+    """Whether the text's devices take turns with the heads', so that each computes on whole rows."""
+    return layout.forms.context_form == "ulysses"
 
 
 def choose_experts(wanted: str) -> Choice:

@@ -10,7 +10,9 @@ V width of values.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,8 @@ from jaxllm.kernels.blockwise_attention import (
     merge,
     sink_gradient,
 )
+from jaxllm.kernels.documents import run_numbers
+from jaxllm.kernels.flash_attention import local_flash_attention
 from jaxllm.kernels.visibility import Places, Reach
 from jaxllm.parallel.sharding import Layout, on_each_device
 
@@ -45,10 +49,12 @@ def context_attention(
     sinks: jax.Array | None = None,
     scale: float | None = None,
     block: int = BLOCK,
+    kernel: Literal["blockwise", "flash"] = "blockwise",
 ) -> jax.Array:
     """What `blockwise_attention` gives, for arrays whose T is split as the layout's `length` says.
 
-    Raises ValueError where `ulysses` cannot divide the heads.
+    `kernel` is what a device computes with; flash needs whole rows, so the layout's form must be ulysses, and the
+    tokens must lie in the order of the text. Raises ValueError where `ulysses` cannot divide the heads.
     """
     axis = layout.rules.length
     heads = layout.rules.spec(("batch", "length", "act_heads", None))
@@ -56,7 +62,13 @@ def context_attention(
     # The two pieces that a device has are far apart in the text: a block in both would never be left out.
     block = min(block, max(1, q_BTHK.shape[1] // layout.ways("length") // 2))
     scores = Scores(reach, softcap, scale or 1 / math.sqrt(q_BTHK.shape[-1]), block)
-    form = {"ring": ring_attention, "all_gather": gathered_attention, "ulysses": ulysses_attention}
+    whole_rows = {"blockwise": _attend, "flash": _attend_by_flash}[kernel]
+    form = {
+        "ring": ring_attention,
+        "all_gather": gathered_attention,
+        "ulysses": partial(ulysses_attention, attend=whole_rows),
+    }
+    assert kernel == "blockwise" or layout.forms.context_form == "ulysses", kernel
     local = on_each_device(
         partial(form[layout.forms.context_form], scores, axis),
         layout,
@@ -77,7 +89,9 @@ def gathered_attention(scores: Scores, axis: str, q_BTHK, k_BTGK, v_BTGV, sinks,
     return _attend(scores, q_BTHK, gather(k_BTGK), gather(v_BTGV), sinks, places, jax.tree.map(gather, places))
 
 
-def ulysses_attention(scores: Scores, axis: str, q_BTHK, k_BTGK, v_BTGV, sinks, places: Places) -> jax.Array:
+def ulysses_attention(
+    scores: Scores, axis: str, q_BTHK, k_BTGK, v_BTGV, sinks, places: Places, *, attend: Callable
+) -> jax.Array:
     """Heads are split over the devices instead of the text, and back (DeepSpeed Ulysses, Jacobs et al. 2023).
 
     Key/value heads that are fewer than the devices are repeated first.
@@ -94,7 +108,7 @@ def ulysses_attention(scores: Scores, axis: str, q_BTHK, k_BTGK, v_BTGV, sinks, 
     places = jax.tree.map(partial(lax.all_gather, axis_name=axis, axis=1, tiled=True), places)
     if sinks is not None:
         sinks = lax.dynamic_slice_in_dim(sinks, lax.axis_index(axis) * (H // ways), H // ways)
-    mixed = _attend(scores, to_heads(q_BTHK), to_heads(k_BTGK), to_heads(v_BTGV), sinks, places, places)
+    mixed = attend(scores, to_heads(q_BTHK), to_heads(k_BTGK), to_heads(v_BTGV), sinks, places, places)
     return lax.all_to_all(mixed, axis, split_axis=1, concat_axis=2, tiled=True)
 
 
@@ -111,6 +125,13 @@ def _attend(scores: Scores, q_BTHK, k_BSGK, v_BSGV, sinks, query: Places, key: P
         scale=scores.scale,
         block=scores.block,
     )
+
+
+def _attend_by_flash(scores: Scores, q_BTHK, k_BTGK, v_BTGV, sinks, query: Places, key: Places) -> jax.Array:
+    reach = scores.reach
+    ids_BT = run_numbers(query.positions_BT, query.segment_ids_BT, reach.chunk)
+    seen = {"causal": reach.causal, "window": reach.window, "softcap": scores.softcap, "scale": scores.scale}
+    return local_flash_attention(q_BTHK, k_BTGK, v_BTGV, ids_BT, sinks, **seen)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -42,11 +42,8 @@ def flash_attention(
     mesh each device takes its rows and heads. Compiles for TPUs only; under `interpreting()` it runs anywhere. Raises
     ValueError where the mesh does not divide the heads.
     """
-    scale = 1 / math.sqrt(q_BTHK.shape[-1]) if scale is None else scale
-
-    def local(q, k, v, ids, sinks):
-        return _splash((q.astype(jnp.float32) * scale).astype(q.dtype), k, v, ids, causal, window, softcap, sinks)
-
+    seen = {"causal": causal, "window": window, "softcap": softcap, "scale": scale}
+    local = lambda q, k, v, ids, sinks: local_flash_attention(q, k, v, ids, sinks, **seen)  # noqa: E731
     heads = ("batch", None, "act_heads", None)
     axes = (heads, heads, heads, ("batch", None), ("act_heads",))
     return run_on_mesh(local, (q_BTHK, k_BTGK, v_BTGV, ids_BT, sinks_H), axes, heads)
@@ -67,10 +64,13 @@ def reference_flash_attention(q, k, v, ids=None, *, causal=True, window=0, softc
     return jnp.einsum("BHTS,BSHV->BTHV", weights / total, v, precision="highest")
 
 
-def _splash(q_BTHK, k_BTGK, v_BTGV, ids_BT, causal, window, softcap, sinks_H):
+def local_flash_attention(q_BTHK, k_BTGK, v_BTGV, ids_BT, sinks_H, *, causal, window, softcap, scale) -> jax.Array:
+    """The same on one device's own rows and heads."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
+    scale = 1 / math.sqrt(K) if scale is None else scale
+    q_BTHK = (q_BTHK.astype(jnp.float32) * scale).astype(q_BTHK.dtype)
     missing = -T % LANES
     if missing:
         q_BTHK, k_BTGK, v_BTGV = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (q_BTHK, k_BTGK, v_BTGV))

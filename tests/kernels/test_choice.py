@@ -61,12 +61,22 @@ def test_a_kernel_that_is_named_refuses_what_it_can_not_do(on, here, kernel, mor
     assert all(reason in str(error.value) for reason in reasons)
 
 
-def test_rows_on_several_devices_are_for_blockwise_attention_alone():
+def test_rows_on_several_devices_are_for_blockwise_attention():
     with use_layout(make_layout(MeshConfig(data=1, context=2), jax.devices()[:2])):
         chosen = choose_attention("auto", AttentionCase(**ORDINARY))
         assert chosen.kernel == "blockwise" and chosen.reason == "each row lies on 2 devices, ring"
         with pytest.raises(ValueError, match=re.escape("each lies on 2 devices (mesh.context)")):
             choose_attention("plain", AttentionCase(**ORDINARY))
+
+
+def test_flash_is_for_rows_on_several_devices_where_each_computes_on_whole_ones(on):
+    on("tpu")
+    devices = jax.devices()[:2]
+    with use_layout(make_layout(MeshConfig(data=1, context=2, context_form="ulysses"), devices)):
+        assert choose_attention("auto", AttentionCase(**ORDINARY)).kernel == "flash"
+        assert choose_attention("auto", AttentionCase(**ORDINARY, bias=True)).kernel == "blockwise"
+    with use_layout(make_layout(MeshConfig(data=1, context=2), devices)):
+        assert choose_attention("auto", AttentionCase(**ORDINARY)).kernel == "blockwise"
 
 
 def test_experts_and_scans(on):

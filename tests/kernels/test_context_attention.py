@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxllm.kernels.blockwise_attention import reference_blockwise_attention
 from jaxllm.kernels.context_attention import context_attention
+from jaxllm.kernels.platform import interpreting
 from jaxllm.kernels.visibility import Places, Reach
 from jaxllm.parallel.mesh import MeshConfig
 from jaxllm.parallel.sharding import make_layout
@@ -59,6 +60,27 @@ def test_each_form_equals_attention_on_one_device(form, groups, reach, options):
         return results
 
     ours, theirs = jax.jit(both, compiler_options=QUICK)(q, k, v, sinks)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+def test_flash_computes_where_ulysses_gives_it_whole_rows():
+    random = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(random.normal(size=(B, T, heads, K)), jnp.float32) for heads in (H, 2, 2))
+    layout = replace(LAYOUT, forms=replace(LAYOUT.forms, context_form="ulysses"))
+    places = jax.tree.map(jnp.asarray, PLACES)
+
+    def many(q, k, v):
+        return context_attention(layout, q, k, v, places, Reach(window=5), softcap=3.0, kernel="flash")
+
+    def one(q, k, v):
+        return reference_blockwise_attention(q, k, v, PLACES, PLACES, Reach(window=5), softcap=3.0)
+
+    def both(*arrays):
+        total = lambda form: lambda *arrays: (form(*arrays) ** 2).sum()  # noqa: E731
+        return [jax.value_and_grad(total(form), (0, 1, 2))(*arrays) for form in (many, one)]
+
+    with interpreting():
+        ours, theirs = jax.jit(both, compiler_options=QUICK)(q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
 
 

@@ -59,9 +59,8 @@ def row_attention(
                 "a bias on the attention scores (ALiBi, relative positions) has no form for mesh.context="
                 f"{layout.ways('length')}: set --mesh.context=1"
             )
-        return context_attention(
-            layout, q_BTHK, k_BTGK, v_BTGV, places, reach, softcap=softcap, sinks=sinks, scale=scale
-        )
+        more = {"softcap": softcap, "sinks": sinks, "scale": scale, "kernel": kernel}
+        return context_attention(layout, q_BTHK, k_BTGK, v_BTGV, places, reach, **more)
     k_BSGK = constrain(k_BTGK, "batch", None, "act_heads", None)
     v_BSGV = constrain(v_BTGV, "batch", None, "act_heads", None)
     arrays, more = (q_BTHK, k_BSGK, v_BSGV), {"softcap": softcap, "scale": scale}
