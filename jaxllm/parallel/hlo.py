@@ -101,7 +101,7 @@ def parse_module(text: str) -> Module:
             if header and not line.startswith("HloModule"):
                 current = computations.setdefault(header[1], {})
                 entry = header[1] if line.startswith("ENTRY") else entry
-        elif line == "}":
+        elif line == "}" or line.startswith("}, execution_thread="):
             current = None
         elif not line.startswith("  ") and current:  # a kernel's metadata may be written in several lines
             name = next(reversed(current))

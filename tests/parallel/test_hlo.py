@@ -159,3 +159,17 @@ ENTRY %main (p: f32[2]) -> f32[2] {
     main = parse_module(text).computations["main"]
     assert list(main) == ["p", "k", "r"] and main["r"].is_root
     assert main["k"].rest.endswith('metadata={op_name="jit(f)/kernel"}')
+
+
+def test_a_computation_that_another_core_runs():
+    text = """HloModule m
+%other (p: f32[2]) -> f32[2] {
+  ROOT %n = f32[2]{0} negate(%p)
+}, execution_thread="sparsecore"
+
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %c = f32[2]{0} call(%p), to_apply=%other
+}
+"""
+    assert list(parse_module(text).computations) == ["other", "main"]
