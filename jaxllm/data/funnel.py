@@ -55,9 +55,12 @@ class Level:
         if not len(outcome.dropped):
             return
         gone = outcome.dropped
-        for reason in pc.unique(gone.column("reason")).to_pylist():
-            some = gone.filter(pc.equal(gone.column("reason"), reason))
-            drawn = sorted((draw(name), row) for row, name in enumerate(some.column("id").to_pylist()))[:examples]
+        pairs = zip(gone.column("stage").to_pylist(), gone.column("reason").to_pylist(), strict=True)
+        # A stage made of several says which of them dropped a document.
+        names = [reason if stage == self.stage else f"{stage}: {reason}" for stage, reason in pairs]
+        for name in dict.fromkeys(names):
+            some = gone.filter(pa.array([other == name for other in names], pa.bool_()))
+            drawn = sorted((draw(one), row) for row, one in enumerate(some.column("id").to_pylist()))[:examples]
             shown = [
                 {
                     "draw": number,
@@ -66,7 +69,7 @@ class Level:
                 }
                 for number, row in drawn
             ]
-            self._add(reason, Reason(len(some), text_bytes(some), shown), examples)
+            self._add(name, Reason(len(some), text_bytes(some), shown), examples)
 
     def count(self, counts: Mapping[str, int]) -> None:
         for name, number in counts.items():

@@ -23,6 +23,10 @@ class Engine(Protocol):
         """What each task returns, as they finish, each once. What a task raises ends the run and is raised here."""
         ...
 
+    def close(self) -> None:
+        """Ends what was started for the tasks."""
+        ...
+
 
 def make_engine(name: str, workers: int = 0, address: str = "") -> Engine:
     """The engine of that name.

@@ -16,3 +16,6 @@ class Local:
     def run(self, tasks: Sequence[Task]) -> Iterator[Any]:
         for task in tasks:
             yield task()
+
+    def close(self) -> None:
+        pass

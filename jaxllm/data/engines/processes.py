@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
 from jaxllm.data.engines import Task
@@ -19,7 +18,6 @@ from jaxllm.data.engines.shipping import perform, received, shipped
 _PATIENCE = 3
 
 
-@dataclass(frozen=True)
 class Processes:
     """Worker processes: new interpreters, not forks, which deadlock where a library has threads of its own.
 
@@ -27,8 +25,10 @@ class Processes:
     in a new one. A task that kills its worker each time ends the run with ChildProcessError.
     """
 
-    workers: int = 0
-    """how many; 0 means one for each core that this process may use"""
+    def __init__(self, workers: int = 0):
+        """workers: how many; 0 means one for each core that this process may use."""
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._pool: ProcessPoolExecutor | None = None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Any]:
         waiting = dict(enumerate(tasks))
@@ -38,6 +38,7 @@ class Processes:
             try:
                 yield from self._attempt(waiting)
             except BrokenProcessPool as error:
+                self.close()
                 deaths = deaths + 1 if len(waiting) == before else 1
                 if deaths == _PATIENCE:
                     raise ChildProcessError(
@@ -45,26 +46,31 @@ class Processes:
                         "memory; use fewer workers or smaller shards, and run again to go on from here"
                     ) from error
 
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
     def _attempt(self, waiting: dict[int, Task]) -> Iterator[Any]:
         """Runs what is waiting in one pool; takes each task out of it as it is finished."""
-        workers = min(self.workers or len(os.sched_getaffinity(0)), len(waiting))
-        spawn = multiprocessing.get_context("spawn")
-        # What is running does not hold up the end of the program: its files appear whole or not at all.
-        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin)
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=spawn, initializer=_begin)
         queue = iter(list(waiting))
         running: dict[Future, int] = {}
         try:
             while waiting:
                 # Twice as many as there are workers, so that none is ever idle; not all, for there may be very many.
-                while len(running) < 2 * workers and (number := next(queue, None)) is not None:
-                    running[pool.submit(perform, shipped(waiting[number]))] = number
+                while len(running) < 2 * self._workers and (number := next(queue, None)) is not None:
+                    running[self._pool.submit(perform, shipped(waiting[number]))] = number
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in sorted(finished, key=running.__getitem__):
                     result = received(future.result())
                     del waiting[running.pop(future)]
                     yield result
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for future in running:
+                future.cancel()
 
 
 def _begin() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,17 @@ class Ray:
             raise ValueError("the engine ray needs Ray, which is not installed: pip install 'jaxllm[ray]'") from error
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
-            ray.init(address=address or None, log_to_driver=False, include_dashboard=False if not address else None)
+            quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(include_dashboard=False, **quiet)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         return ray
+
+    def close(self) -> None:
+        """Nothing: a cluster that was started here ends with this process, any other is not for us to end."""
 
 
 def _perform_block(block: pa.Table) -> pa.Table:

@@ -93,7 +93,7 @@ class Match:
         matches = self.round.stage.match(rows)
         path = self.round.path(f"{self.partition:05d}.matches.arrow")
         options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with new_file(path) as file, pa.ipc.new_file(file, matches.schema, options=options) as writer:
+        with new_file(path, lasting=False) as file, pa.ipc.new_file(file, matches.schema, options=options) as writer:
             writer.write_table(matches)
         return self.round.finish(self.record, path, file.size, began, exchanged=file.size)
 

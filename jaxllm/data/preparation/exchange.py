@@ -30,7 +30,7 @@ def send(path: Path, rows: pa.Table, receivers: np.ndarray, count: int) -> int:
     ends = np.searchsorted(receivers[order], np.arange(count + 1))
     rows = rows.take(pa.array(order)).combine_chunks()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with new_file(path) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
+    with new_file(path, lasting=False) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
         for begin, end in zip(ends, ends[1:], strict=False):
             batches = rows.slice(begin, end - begin).to_batches()
             writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], rows.schema))

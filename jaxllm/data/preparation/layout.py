@@ -65,5 +65,5 @@ class Layout:
 
     def finish(self, record: Path, values: dict[str, Any]) -> dict[str, Any]:
         """Writes the record of a task, last of all its files: from here on it is not done again."""
-        write_json(record, values)
+        write_json(record, values, lasting=False)
         return values

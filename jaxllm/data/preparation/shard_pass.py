@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from jaxllm.data.documents import Document
 from jaxllm.data.funnel import Level, draw
-from jaxllm.data.preparation.files import new_parquet, read_batches
+from jaxllm.data.preparation.files import Rows, new_parquet, read_batches
 from jaxllm.data.preparation.layout import Layout
 from jaxllm.data.preparation.places import AT_ID, placed, with_ids
 from jaxllm.data.preparation.verdict import verdict_on
@@ -85,8 +85,12 @@ class ShardPass:
         return self.layout.passed(self.number, self.shard.name, "record.json")
 
     @property
+    def _last(self) -> bool:
+        return self.number == len(self.settings.comparisons)
+
+    @property
     def _kept(self) -> Path:
-        if self.number == len(self.settings.comparisons):
+        if self._last:
             return self.layout.documents(self.shard.name)
         return self.layout.passed(self.number, self.shard.name, "kept.parquet")
 
@@ -96,16 +100,18 @@ class ShardPass:
         stages = self.settings.segments()[self.number]
         before = self.settings.comparisons[self.number - 1].name if self.number else READ
         run = _Chain(stages, before, self.settings)
-        files: dict[Path, Any] = {}
+        files: dict[Path, Rows] = {}
         with ExitStack() as opened:
-            kept = files[self._kept] = opened.enter_context(new_parquet(self._kept, SCHEMA))
-            for name in [before, *(stage.name for stage in stages)]:
-                path = layout.dropped(name, shard)
-                files[path] = run.dropped[name] = opened.enter_context(
-                    new_parquet(path, DROPPED_SCHEMA, unless_empty=True)
-                )
-            path = layout.passed(self.number, shard, "sample.parquet")
-            files[path] = run.sample = opened.enter_context(new_parquet(path, SAMPLE_SCHEMA))
+
+            def create(path: Path, schema: pa.Schema, **how: bool) -> Rows:
+                files[path] = opened.enter_context(new_parquet(path, schema, **how))
+                return files[path]
+
+            kept = create(self._kept, SCHEMA, lasting=self._last)
+            for name in run.levels:
+                run.dropped[name] = create(layout.dropped(name, shard), DROPPED_SCHEMA, unless_empty=True)
+            sample = layout.passed(self.number, shard, "sample.parquet")
+            run.sample = create(sample, SAMPLE_SCHEMA, lasting=False)
             for outcome in self._begin(run):
                 kept.write(run.through(outcome))
         about = {path: rows.described() for path, rows in files.items() if rows.file is not None}

@@ -51,7 +51,7 @@ def verdict_on(layout: Layout, number: int, name: str, shard: int) -> Stage:
 
 
 def write_stage(path: Path, stage: object) -> tuple[Path, int]:
-    with new_file(path) as file:
+    with new_file(path, lasting=False) as file:
         file.write(shipped(stage))
     return path, file.size
 

@@ -1,8 +1,10 @@
-"""Running a recipe: tasks for an engine, one phase after another, each task done once however often the run is killed."""
+"""Running a recipe: tasks for an engine, phase after phase, each task done once however often the run is ended."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from jaxllm.data.preparation.shard_pass import Settings, Shard, ShardPass
 from jaxllm.data.preparation.tokens import Tokenize, add_tokens, find_tokenizer
 from jaxllm.data.recipe import Recipe
 from jaxllm.data.token_store import join_shards
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Watcher(Protocol):
@@ -54,7 +59,15 @@ def prepare(recipe: Recipe, out: str | Path, engine: Engine, watch: Watcher = la
         made = read_json(layout.manifest())
         if made is None:
             _begin(layout, asked)
-            _run(recipe, layout, shards, asked, _Phases(layout, engine, watch))
+            try:
+                _run(recipe, layout, shards, asked, _Phases(layout, engine, watch))
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise ValueError(
+                    f"{error.filename or layout.root}: can't be written: {error.strerror}; nothing is there by half, so "
+                    "make room and run again to go on"
+                ) from error
         else:
             refuse_other(layout, made["made_from"], asked)
         shutil.rmtree(layout.work, ignore_errors=True)
@@ -77,13 +90,16 @@ def open_prepared(out: str | Path) -> Prepared:
 @contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
     """Keeps other runs out of the directory; the lock ends with the process, however that ends."""
-    layout.work.mkdir(parents=True, exist_ok=True)
-    with open(layout.work / "lock", "w") as file:
+    layout.root.mkdir(parents=True, exist_ok=True)
+    directory = os.open(layout.root, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{layout.root}: another process is preparing documents there") from error
         yield
+    finally:
+        os.close(directory)
 
 
 def _begin(layout: Layout, asked: dict[str, Any]) -> None:
