@@ -1,0 +1,2 @@
+def wikitext_to_text(markup):
+    return markup
