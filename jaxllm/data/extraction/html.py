@@ -24,9 +24,16 @@ _RUNNING_LINKS = 0.33
 # A block that is mostly links is kept nowhere.
 _MOSTLY_LINKS = 0.6
 # The part of the running text that the chosen element has to hold.
-_MOST = 0.7
+_MOST = 0.9
+# The elements that may hold a main text; a list or a table may hold most of it and yet not its begin.
+_CAN_BE_MAIN = {"body", "main", "article", "section", "div", "table", "tbody", "tr", "td", "center", "form", "fieldset"}
 # A page of which less than this is left was misjudged by the names of its elements, which are then not believed.
 _TOO_LITTLE = 0.1
+# But a page of links, with a notice below it, has no main text.
+_ENOUGH = 1000
+
+# Blocks that come in runs, which are judged as a whole: a glossary may have links for its terms.
+_ENUMERATED = {"li": "list", "tr": "table", "dt": "glossary", "dd": "glossary"}
 
 _SENTENCE = re.compile(r"[.!?…。！？؟।:]")
 
@@ -64,7 +71,7 @@ def _main_text(page: Page) -> str:
     everything = sum(len(block.text) for block in page.blocks if not _is_links(block))
     if len(text) < _TOO_LITTLE * everything:
         doubted = _rendered(_main_blocks(page, page.blocks))
-        text = max(text, doubted, key=len)
+        return doubted if len(doubted) >= _ENOUGH else text
     return text
 
 
@@ -93,7 +100,7 @@ def _main_blocks(page: Page, blocks: list[Block]) -> list[Block]:
     main = _main_element(page, weights, total)
     inside = _descendants(page, main)
     chosen = [block for block in blocks if inside[block.element]]
-    return _without_link_lists([block for block in chosen if block.kind in ("li", "tr") or not _is_links(block)])
+    return _without_link_lists([block for block in chosen if block.kind in _ENUMERATED or not _is_links(block)])
 
 
 def _main_element(page: Page, own: dict[int, int], total: int) -> int:
@@ -107,15 +114,7 @@ def _main_element(page: Page, own: dict[int, int], total: int) -> int:
     for element in range(1, len(held)):
         if page.parents[element] != main:
             continue
-        if held[element] > _MOST * total and page.names[element] not in (
-            "p",
-            "li",
-            "td",
-            "pre",
-            "blockquote",
-            "ul",
-            "ol",
-        ):
+        if held[element] > _MOST * total and page.names[element] in _CAN_BE_MAIN:
             main = element
     return main
 
@@ -129,13 +128,13 @@ def _descendants(page: Page, main: int) -> list[bool]:
 
 
 def _without_link_lists(blocks: list[Block]) -> list[Block]:
-    """Leaves out runs of list items or table rows that are links in all, and headings that head nothing."""
+    """Leaves out lists and tables that are links in all, and headings that head nothing."""
     kept: list[Block] = []
     at = 0
     while at < len(blocks):
         end = at + 1
-        if blocks[at].kind in ("li", "tr"):
-            while end < len(blocks) and blocks[end].kind == blocks[at].kind:
+        if blocks[at].kind in _ENUMERATED:
+            while end < len(blocks) and _ENUMERATED.get(blocks[end].kind) == _ENUMERATED[blocks[at].kind]:
                 end += 1
             run = blocks[at:end]
             if sum(block.link_characters for block in run) > _MOSTLY_LINKS * sum(len(block.text) for block in run):

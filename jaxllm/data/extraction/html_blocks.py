@@ -79,7 +79,7 @@ class Block:
 
     text: str
     kind: str
-    """the element that gives it its form: "p", "h1" to "h6", "li", "pre", "tr", or "dt" """
+    """the element that gives it its form: "p", "h1" to "h6", "li", "pre", "tr", "dt" or "dd" """
     prefix: str
     """of a list item, its indentation and bullet"""
     element: int
@@ -273,7 +273,7 @@ class _PageReader:
             kind = "pre"
         else:
             for around in self._stack[:0:-1]:
-                if around.name in _HEADINGS or around.name == "dt":
+                if around.name in _HEADINGS or around.name in ("dt", "dd"):
                     kind = around.name
                     break
                 if around.name == "li":
