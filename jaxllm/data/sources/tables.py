@@ -140,11 +140,12 @@ def _documents(source: Input, batches: Iterator[pa.RecordBatch], row: int) -> It
             if text is None:
                 source.problem(f"the column {batch.schema.names[0]!r} is null", f"row {row}")
                 continue
-            metadata = {name: _json_value(values[at]) for name, values in others if values[at] is not None}
+            metadata = {name: json_value(values[at]) for name, values in others if values[at] is not None}
             yield Document(f"{source.name}:{row}", text, metadata)
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """A value of a table as one that JSON can hold."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, float) and value - value != 0:  # NaN and infinity are no JSON
