@@ -9,6 +9,8 @@ _FILE_OF = {
     "Source": "shards",
     "refuse": "shards",
     "Files": "files",
+    "SourceCode": "code",
+    "HuggingFaceDataset": "hugging_face",
 }
 
 __all__ = list(_FILE_OF)
