@@ -4,9 +4,10 @@
 
 Both read the same JSON lines and write those that stay, with word 5-grams, 14 bands of 8 and 64-bit hashes; jaxllm also
 checks the true similarity of candidates (0.7), which datatrove does not. Both run on the first --peer-megabytes, of
-which the ratio is taken; jaxllm then on all. --extra: a folder with more English (c4_demo.jsonl and others).
+which the ratio is taken; jaxllm then on all. Rates are per second of processor time, of all processes. --extra: a
+folder with more English (c4_demo.jsonl and others).
 
-Rates are per second of processor time, of all processes. recall: of the copies that should go (all but one of each cluster), how many went. precision: of what went, how much
+recall: of the copies that should go (all but one of each cluster), how many went. precision: of what went, how much
 should have: in a cluster all of whose members went, one too many did.
 """
 
@@ -56,7 +57,9 @@ def main() -> None:
         folder = Path(folder)
         part, whole = folder / "part", folder / "whole"
         make_corpus(part, min(arguments.peer_megabytes, arguments.megabytes), arguments.extra)
-        print(f"{'':24}{'documents':>10}{'MB':>8}{'wall':>9}{'seconds':>9}{'documents/s':>13}{'MB/s':>8}{'recall':>8}{'precision':>10}")
+        print(
+            f"{'':24}{'documents':>10}{'MB':>8}{'wall':>9}{'seconds':>9}{'documents/s':>13}{'MB/s':>8}{'recall':>8}{'precision':>10}"
+        )
         ours = measure("jaxllm", part, folder / "a", partial(run_jaxllm, workers=arguments.workers))
         peer = measure("datatrove", part, folder / "b", partial(run_datatrove, workers=arguments.workers))
         if peer:
@@ -84,8 +87,8 @@ def measure(name: str, corpus: Path, out: Path, run: Callable[[Path, Path], None
     megabytes = sum(len(row["text"].encode()) for row in rows) / 1e6
     recall, precision = recall_and_precision(rows, kept)
     print(
-        f"{name:24}{len(rows):10}{megabytes:8.1f}{wall:9.1f}{seconds:9.1f}{len(rows) / seconds:13.0f}{megabytes / seconds:8.2f}"
-        f"{recall:8.4f}{precision:10.4f}"
+        f"{name:24}{len(rows):10}{megabytes:8.1f}{wall:9.1f}{seconds:9.1f}{len(rows) / seconds:13.0f}"
+        f"{megabytes / seconds:8.2f}{recall:8.4f}{precision:10.4f}"
     )
     return seconds
 
@@ -93,7 +96,8 @@ def measure(name: str, corpus: Path, out: Path, run: Callable[[Path, Path], None
 def processor_seconds() -> float:
     """Of this process and its children that have ended: on a machine that others use too, the clock is no measure."""
     return sum(
-        used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
 
 
@@ -175,7 +179,10 @@ def send(path: Path, stage, out: Path) -> None:
     bounds = np.searchsorted(partition[order], np.arange(PARTITIONS + 1))
     for number in range(PARTITIONS):
         part = rows.take(pa.array(order[bounds[number] : bounds[number + 1]]))
-        with pa.OSFile(str(out / f"{path.stem}.{number}.rows"), "wb") as sink, pa.ipc.new_file(sink, part.schema) as writer:
+        with (
+            pa.OSFile(str(out / f"{path.stem}.{number}.rows"), "wb") as sink,
+            pa.ipc.new_file(sink, part.schema) as writer,
+        ):
             writer.write_table(part)
 
 

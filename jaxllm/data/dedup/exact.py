@@ -23,7 +23,7 @@ class ExactDocuments:
 
     same: Same = "bytes"
     """what must be equal: each byte of the text, or its words (case, punctuation and spacing make no difference); texts
-    of more than 64 MiB are always compared by their bytes"""
+    of more than 16 MiB are always compared by their bytes"""
     keep: str = "first"
     """which: "first" (the smallest id) or "score:FIELD" (a number in the metadata); "longest" with `same="words"`"""
     name: str = "exact documents"

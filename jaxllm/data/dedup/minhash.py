@@ -233,7 +233,8 @@ def _sets_of(texts: pa.Array, shingling: Shingling) -> tuple[np.ndarray, np.ndar
         piece = data[offsets[first] : offsets[after]]
         shingles, bounds = shingles_of(piece, offsets[first : after + 1] - offsets[first], shingling)
         document = np.repeat(np.arange(after - first, dtype=np.uint64), np.diff(bounds))
-        both = np.unique((document << high) | (shingles & low))
+        both = np.sort((document << high) | (shingles & low))
+        both = both[np.append(True, both[1:] != both[:-1])] if len(both) else both
         sets.append((both & low).astype(np.uint32))
         counts.append(np.bincount((both >> high).astype(np.int64), minlength=after - first))
     return np.concatenate(sets), np.concatenate([[0], np.cumsum(np.concatenate(counts))])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxllm.data.dedup.words import MOST_BYTES, Unit, Words, mixed, words_of
+from jaxllm.data.dedup.words import MOST_BYTES, Unit, Words, character_start, mixed, words_of
 
 # Runs of words are told apart by their order: each word is multiplied by another power of this odd number.
 _ORDER = np.uint64(0xD6E8FEB86659FD93)
@@ -31,7 +31,7 @@ def shingles_of(data: np.ndarray, offsets: np.ndarray, shingling: Shingling) -> 
     """The shingles of documents, uint64[shingles], in the order of the text, and int64[documents + 1] offsets.
 
     `data` and `offsets` as from `words.bytes_of`, some hundred kilobytes of them (`words.chunks`). A document without
-    words has no shingles. Of a document larger than 64 MiB the beginning stands for the whole.
+    words has no shingles. Of a document larger than 16 MiB the beginning stands for the whole.
     """
     data, offsets = _beginnings(data, offsets)
     return shingles_of_words(words_of(data, offsets, shingling.unit), shingling.size)
@@ -71,8 +71,5 @@ def _beginnings(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.n
         return data, offsets
     kept = []
     for start, end in zip(offsets[:-1], offsets[1:], strict=True):
-        end = min(end, start + MOST_BYTES)
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        kept.append(data[start:end])
+        kept.append(data[start : character_start(data, min(end, start + MOST_BYTES))])
     return np.concatenate(kept), np.concatenate([[0], np.cumsum([len(one) for one in kept])])

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from jaxllm.data.dedup.clusters import grouped
 from jaxllm.data.dedup.suffix_array import equal_windows, repeats, united
-from jaxllm.data.dedup.words import bytes_of, chunks, mixed
+from jaxllm.data.dedup.words import bytes_of, mixed, slices
 
 # What keys are made of. Shorter strings would bring more of what does not match into one partition.
 GRAM = 32
@@ -41,10 +41,9 @@ class RepeatedSubstrings:
         """Rows of `key`, `id`, `start` in the document, and `text`: all windows of that key, end to end."""
         data, offsets = bytes_of(batch.column("text"))
         parts = [(np.zeros(0, np.uint64), *[np.zeros(0, np.int64)] * 3)]
-        for first, after in chunks(offsets):
-            piece = data[offsets[first] : offsets[after]]
-            key, document, start, end = self._runs(piece, offsets[first : after + 1] - offsets[first])
-            parts.append((key, document + first, start + offsets[first], end + offsets[first]))
+        for first, bounds in slices(data, offsets, self.length - 1):
+            key, document, start, end = self._runs(data[bounds[0] : bounds[-1]], bounds - bounds[0])
+            parts.append((key, document + first, start + bounds[0], end + bounds[0]))
         key, document, start, end = (np.concatenate(column) for column in zip(*parts, strict=True))
         lengths = end - start
         bounds = np.concatenate([[0], np.cumsum(lengths)])

@@ -22,7 +22,7 @@ Unit = Literal["words", "characters"]
 CHUNK_BYTES = 1 << 17
 
 # No more of one document is looked at: a single line of gigabytes must not take the machine down.
-MOST_BYTES = 1 << 26
+MOST_BYTES = 1 << 24
 
 # What has no word boundary for so many bytes (base64, minified code) is cut into words of so many bytes.
 LONGEST_WORD = 32
@@ -88,13 +88,35 @@ def bytes_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunks(offsets: np.ndarray, num_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
-    """Runs of whole documents (first, after the last) with `num_bytes` of text each, the last of a run counted in."""
+    """Runs of documents (first, after the last) with at most `num_bytes` of text, or of one that is larger."""
     first = 0
     while first < len(offsets) - 1:
-        after = int(np.searchsorted(offsets, offsets[first] + num_bytes))
-        after = min(max(after, first + 1), len(offsets) - 1)
+        after = int(np.searchsorted(offsets, offsets[first] + num_bytes, side="right")) - 1
+        after = max(after, first + 1)
         yield first, after
         first = after
+
+
+def slices(data: np.ndarray, offsets: np.ndarray, overlap: int, num_bytes: int = CHUNK_BYTES) -> Iterator[tuple]:
+    """As `chunks`, but documents that are much larger come in parts that overlap by `overlap` bytes or a little more.
+
+    Gives the first document and the bounds in `data` of it and those that follow, or the bounds of a part of it.
+    """
+    for first, after in chunks(offsets, num_bytes):
+        begin, end = int(offsets[first]), int(offsets[after])
+        if after - first > 1 or end - begin <= MOST_BYTES:
+            yield first, offsets[first : after + 1]
+            continue
+        for at in range(begin, end, MOST_BYTES):
+            bounds = [at, min(at + MOST_BYTES + overlap, end)]
+            yield first, np.array([character_start(data, bound) for bound in bounds])
+
+
+def character_start(data: np.ndarray, at: int) -> int:
+    """The last place up to `at` where a character of UTF-8 begins, or the end of the data."""
+    while at < len(data) and data[at] & 0xC0 == 0x80:
+        at -= 1
+    return at
 
 
 def words_of(data: np.ndarray, offsets: np.ndarray, unit: Unit = "words") -> Words:
