@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,15 +96,10 @@ def _original(lines: list[str], chance: random.Random) -> str:
 
 
 def _edited(text: str, rate: float, lines: list[str], chance: random.Random) -> str:
-    words = text.split(" ")
-    edits = round(rate * len(text.split()))
-    for at in sorted(chance.sample(range(len(words)), min(edits, len(words))), reverse=True):
+    # Words at even places, the spaces between them at odd ones: indentation is no word.
+    parts = re.split(r"(\s+)", text)
+    places = range(0, len(parts), 2)
+    for at in chance.sample(places, round(rate * len(places))):
         other = chance.choice(chance.choice(lines).split())
-        match chance.randrange(3):
-            case 0:
-                words[at] = other
-            case 1:
-                words[at : at + 1] = [words[at], other]
-            case _:
-                del words[at]
-    return " ".join(words)
+        parts[at] = chance.choice((other, f"{parts[at]} {other}", ""))
+    return "".join(parts)
