@@ -32,10 +32,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jaxllm.data.dedup import MinHash
 from jaxllm.data.records import make_batch
-from jaxllm.data.stages import removed
 
 # The folder of this script comes first in the path, and a script in it has the name of a library that datatrove needs.
 HERE = Path(__file__).parent.resolve()
@@ -198,7 +198,7 @@ def receive(number: int, stage, out: Path) -> pa.Table:
 def write_kept(path: Path, found: pa.Table, out: Path) -> None:
     with open(out / "kept" / f"{path.stem}.jsonl", "w", encoding="utf-8") as file:
         for batch in batches(path):
-            for row in removed(batch, "minhash", found).kept.to_pylist():
+            for row in batch.filter(pc.invert(pc.is_in(batch.column("id"), found["id"]))).to_pylist():
                 file.write(json.dumps({"text": row["text"], **json.loads(row["metadata"])}, ensure_ascii=False) + "\n")
 
 

@@ -15,12 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from jaxllm.data.records import SCHEMA, texts_of
-
-# What says that a part of a document goes.
-_PARTS = ("id", "reason", "start", "end")
+from jaxllm.data.records import SCHEMA
 
 # What is known of a document that was dropped: itself, the stage, and why, in words that are the same for all
 # documents dropped for the same reason.
@@ -60,11 +56,11 @@ class CrossStage(Protocol):
         """What was found among the rows of one partition (any number of whole keys), as a table of its own schema."""
         ...
 
-    def resolve(self, matches: pa.Table) -> pa.Table | CrossStage:
-        """What goes, from the matches of all partitions: a table for `removed`, with columns `id` and `reason`.
+    def resolve(self, matches: pa.Table) -> pa.Table | Stage | CrossStage:
+        """What follows from the matches of all partitions.
 
-        With `start` and `end` besides, only that part of the document's text goes, in UTF-8 bytes. What has to see the
-        documents again before it can tell returns another CrossStage, to be run over the same documents in its place.
+        A table with columns `id` and `reason`: the documents to drop. Or a stage that changes each document by itself.
+        Or another stage that compares, for another round over the same documents.
         """
         ...
 
@@ -88,38 +84,3 @@ def rewritten(
     at = SCHEMA.get_field_index("text")
     kept = outcome.kept.set_column(at, SCHEMA.field(at), pa.array(left, SCHEMA.field(at).type))
     return Outcome(kept, outcome.dropped, dict(counts or {}))
-
-
-def removed(batch: pa.RecordBatch, stage: str, found: pa.Table) -> Outcome:
-    """Takes out of a batch what the last `resolve` of a CrossStage found: whole documents, or parts of them.
-
-    Counts the parts and their bytes by reason. Ids in `found` that are not in the batch are passed over.
-    """
-    if "start" not in found.column_names:
-        reasons = dict(zip(found["id"].to_pylist(), found["reason"].to_pylist(), strict=True))
-        return judged(batch, stage, [reasons.get(name) for name in batch.column("id").to_pylist()])
-    here = found.filter(pc.is_in(found["id"], batch.column("id").unique()))
-    parts: dict[str, list[tuple[int, int]]] = {}
-    counts: dict[str, int] = {}
-    for name, reason, start, end in zip(*(here[key].to_pylist() for key in _PARTS), strict=True):
-        parts.setdefault(name, []).append((start, end))
-        counts[reason] = counts.get(reason, 0) + 1
-        counts[f"{reason}, bytes"] = counts.get(f"{reason}, bytes", 0) + end - start
-    ids, texts = batch.column("id").to_pylist(), texts_of(batch)
-    left = [without(text, parts[name]) if name in parts else text for name, text in zip(ids, texts, strict=True)]
-    return rewritten(batch, stage, left, counts)
-
-
-def without(text: str, parts: Sequence[tuple[int, int]]) -> str:
-    """A text less some parts of it, given in UTF-8 bytes; half a character at either end of a part stays whole."""
-    data = text.encode()
-    kept, at = [], 0
-    for start, end in sorted(parts):
-        while start < end and data[start] & 0xC0 == 0x80:
-            start += 1
-        while end > start and end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        if start > at:
-            kept.append(data[at:start])
-        at = max(at, end)
-    return b"".join([*kept, data[at:]]).decode()

@@ -2,11 +2,9 @@
 
 import json
 
-import pyarrow as pa
-
 from jaxllm.data.documents import Document
-from jaxllm.data.records import SCHEMA, make_batch, records, texts_of
-from jaxllm.data.stages import DROPPED_SCHEMA, judged, removed, rewritten
+from jaxllm.data.records import SCHEMA, records, texts_of
+from jaxllm.data.stages import DROPPED_SCHEMA, judged, rewritten
 
 
 def a_batch():
@@ -48,36 +46,3 @@ def test_what_is_rewritten_to_nothing_is_dropped_as_it_was():
     assert texts_of(outcome.dropped) == ["zwei – ü"]
     assert outcome.dropped.column("reason").to_pylist() == ["nothing left"]
     assert outcome.counts == {"changes": 2}
-
-
-def batch_of(texts: dict[str, str]):
-    return make_batch(list(texts), ["web"] * len(texts), list(texts.values()), [{}] * len(texts))
-
-
-def test_documents_that_a_cross_stage_found_are_dropped():
-    found = pa.table({"id": ["b", "elsewhere"], "reason": ["twin", "twin"]})
-    outcome = removed(batch_of({"a": "x", "b": "y"}), "twins", found)
-    assert outcome.kept["id"].to_pylist() == ["a"]
-    assert outcome.dropped.select(["id", "stage", "reason"]).to_pylist() == [
-        {"id": "b", "stage": "twins", "reason": "twin"}
-    ]
-
-
-def test_parts_that_a_cross_stage_found_are_cut_and_counted():
-    texts = {"a": "éàü-abc", "b": "gone", "c": "stays"}
-    # Bytes 1 to 4 are the second half of é, à, and the first half of ü; the parts overlap.
-    parts = [("a", 1, 5), ("a", 2, 4), ("a", 7, 9), ("b", 0, 4), ("elsewhere", 0, 9)]
-    found = pa.table(
-        {
-            "id": [part[0] for part in parts],
-            "reason": ["said before"] * 5,
-            "start": [part[1] for part in parts],
-            "end": [part[2] for part in parts],
-        }
-    )
-    outcome = removed(batch_of(texts), "repeats", found)
-    assert outcome.kept["text"].to_pylist() == ["éü-c", "stays"]
-    assert outcome.dropped.select(["id", "text", "reason"]).to_pylist() == [
-        {"id": "b", "text": "gone", "reason": "nothing left"}
-    ]
-    assert outcome.counts == {"said before": 4, "said before, bytes": 12}

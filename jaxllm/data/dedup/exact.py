@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxllm.data.dedup.clusters import check_rule, drops, grouped, priorities, refuse_twins
+from jaxllm.data.dedup.cuts import Cuts
 from jaxllm.data.dedup.words import MOST_BYTES, bytes_of, chunks, words_of
 
 Same = Literal["bytes", "words"]
@@ -60,7 +61,7 @@ class ExactParagraphs:
     """bytes; shorter paragraphs are left alone, since headings and closing brackets repeat of themselves"""
     same: Same = "words"
     """what must be equal: each byte, or the words (case, punctuation and spacing make no difference)"""
-    name: str = "exact paragraphs"
+    name: str = "repeated paragraphs"
 
     def __post_init__(self):
         _check_same(self.same)
@@ -108,10 +109,8 @@ class ExactParagraphs:
         rows, later = _repeats(rows)
         return rows.select(["id", "start", "end"]).filter(pa.array(later))
 
-    def resolve(self, matches: pa.Table) -> pa.Table:
-        matches = matches.sort_by([("id", "ascending"), ("start", "ascending")])
-        reason = pa.array(["repeated paragraph"] * len(matches), pa.string())
-        return matches.append_column("reason", reason).select(["id", "reason", "start", "end"])
+    def resolve(self, matches: pa.Table) -> Cuts:
+        return Cuts(self.name, matches.sort_by([("id", "ascending"), ("start", "ascending")]))
 
 
 def _check_same(same: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxllm.data.dedup.clusters import grouped
+from jaxllm.data.dedup.cuts import Cuts
 from jaxllm.data.dedup.suffix_array import equal_windows, repeats, united
 from jaxllm.data.dedup.words import bytes_of, mixed, slices
 
@@ -31,7 +32,7 @@ class RepeatedSubstrings:
 
     length: int = 200
     """bytes; Lee et al. use 50 tokens, which in English are about as much"""
-    name: str = "repeated substrings"
+    name: str = "repeated passages"
 
     def __post_init__(self):
         if self.length < GRAM:
@@ -89,10 +90,9 @@ class RepeatedSubstrings:
         wanted[shared] = True
         return rows.filter(pa.array(wanted))
 
-    def resolve(self, matches: pa.Table) -> pa.Table:
+    def resolve(self, matches: pa.Table) -> Cuts:
         codes, names = _codes(matches["id"].combine_chunks())
-        found = _table(names, *united(codes, matches["start"].to_numpy(), matches["end"].to_numpy()))
-        return found.append_column("reason", pa.array(["repeated passage"] * len(found), pa.string()))
+        return Cuts(self.name, _table(names, *united(codes, matches["start"].to_numpy(), matches["end"].to_numpy())))
 
 
 def sliding_minimum(values: np.ndarray, width: int) -> np.ndarray:

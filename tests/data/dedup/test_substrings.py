@@ -95,7 +95,7 @@ def test_the_stage_finds_what_brute_force_finds(texts, rows, partitions):
         for at in range(0, len(texts), rows)
     ]
     found = resolved(RepeatedSubstrings(40), batches or [batch_of([])], partitions)
-    columns = (found[name].to_pylist() for name in ("id", "start", "end"))
+    columns = (found.parts[name].to_pylist() for name in ("id", "start", "end"))
     expected = [(f"d{n}", a, b) for n, a, b in slow_spans([text.encode() for text in texts], 40)]
     assert list(zip(*columns, strict=True)) == expected
 
