@@ -99,9 +99,11 @@ def _decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def decontaminate(options: argparse.Namespace) -> int:
     """Drop the documents that hold parts of evaluation sets."""
-    from jaxllm.data.decontamination import Decontaminate
+    from jaxllm.data.decontamination import Decontamination
+    from jaxllm.data.evaluation_sets import EvaluationSet
 
-    return _run(_recipe(options, "decontaminate", Decontaminate(tuple(options.against))), options)
+    sets = tuple(EvaluationSet(_stem(path), path) for path in options.against)
+    return _run(_recipe(options, "decontaminate", Decontamination(sets)), options)
 
 
 def _recipe(options: argparse.Namespace, verb: str, stage: Any) -> Recipe:
@@ -109,9 +111,15 @@ def _recipe(options: argparse.Namespace, verb: str, stage: Any) -> Recipe:
     from jaxllm.data.recipe import Recipe, override
     from jaxllm.data.sources import Files
 
-    name = Path(options.path).resolve().name.partition("*")[0].partition(".")[0] or "documents"
+    name = _stem(options.path)
     recipe = Recipe(f"{name}-{verb}", (Files(options.path, name=name),), (stage,), tokens=False)
     return override(recipe, ["--help"] if options.settings else options.rest, prog=f"jaxllm data {verb}")
+
+
+def _stem(path: str) -> str:
+    """What to call the documents of a path: a file's name less its endings, or that of the folder of a pattern."""
+    named = [part for part in Path(path).parts if "*" not in part]
+    return (named[-1] if named else "").lstrip(".").partition(".")[0] or "documents"
 
 
 def _run(recipe: Recipe, options: argparse.Namespace) -> int:

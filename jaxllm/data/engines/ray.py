@@ -42,11 +42,8 @@ class Ray:
             num_cpus=1,
             **({"concurrency": self.workers} if self.workers else {}),
         )
-        try:
-            for row in results.iter_rows():
-                yield received(row["result"])
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+        for row in results.iter_rows():
+            yield received(row["answer"])
 
     def _connected(self) -> Any:
         try:
@@ -72,5 +69,5 @@ class Ray:
 def _perform_block(block: pa.Table) -> pa.Table:
     import pyarrow as pa
 
-    results = [perform(task) for task in block.column("task").to_pylist()]
-    return pa.table({"result": pa.array(results, pa.large_binary())})
+    answers = [perform(task) for task in block.column("task").to_pylist()]
+    return pa.table({"answer": pa.array(answers, pa.large_binary())})

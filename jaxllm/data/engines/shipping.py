@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import traceback
 from typing import Any
 
 from jaxllm.config import EXPERIMENT_MODULES
@@ -21,9 +22,28 @@ def shipped(task: Task) -> bytes:
 
 
 def perform(task: bytes) -> bytes:
-    """Calls a shipped task and gives back what it returns, as bytes too."""
-    return pickle.dumps(pickle.loads(task)())
+    """Calls a shipped task; gives back as bytes what it returns or raises."""
+    try:
+        answer = pickle.loads(task)(), None
+    except Exception as error:
+        error.add_note(f"in a worker:\n{traceback.format_exc()}")
+        answer = None, error
+    return _pickled(answer)
 
 
-def received(result: bytes) -> Any:
-    return pickle.loads(result)
+def _pickled(answer: tuple[Any, Exception | None]) -> bytes:
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(answer)
+    except Exception as reason:
+        error = RuntimeError(f"a worker's answer can't be sent ({reason}): {answer[1] or answer[0]!r}")
+        return pickle.dumps((None, error))
+
+
+def received(answer: bytes) -> Any:
+    """What a task returned. Raises what it raised, with the place in the worker as a note."""
+    result, error = pickle.loads(answer)
+    if error is not None:
+        raise error
+    return result

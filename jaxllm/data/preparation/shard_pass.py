@@ -207,10 +207,15 @@ class _Chain:
 
 
 def check(stage: Stage, batch: pa.RecordBatch, outcome: Outcome) -> None:
-    """Raises ValueError if a stage lost or doubled documents."""
+    """Raises ValueError if a stage lost or doubled documents; it may cut one into pieces, "ID#1", "ID#2" and so on."""
     found = len(outcome.kept) + len(outcome.dropped)
     if found != len(batch):
-        raise ValueError(f"stage {stage.name}: {len(batch):,} documents went in, {found:,} came out")
+        known = batch.column("id").to_pylist()
+        ids = outcome.kept.column("id").to_pylist()
+        wholes = [name for name in ids if name in known]
+        pieces = {name.rpartition("#")[0] for name in ids if name not in known}
+        if sorted([*wholes, *pieces, *outcome.dropped.column("id").to_pylist()]) != sorted(known):
+            raise ValueError(f"stage {stage.name}: {len(batch):,} documents went in, {found:,} came out")
     for part, schema in ((outcome.kept, SCHEMA), (outcome.dropped, DROPPED_SCHEMA)):
         if part.schema != schema:
             raise ValueError(f"stage {stage.name}: gave columns {part.schema.names}, expected {schema.names}")
