@@ -13,15 +13,18 @@ from jaxllm.data.sources.locations import Location, find_locations, open_locatio
 from jaxllm.data.sources.shards import Problem, Report, refuse
 
 _SUFFIXES = {
-    "Ada": "adb ads", "Agda": "agda", "Assembly": "s asm", "Awk": "awk", "C": "c h", "C#": "cs", "C++": "cc cpp cxx hh hpp hxx",
+    "Ada": "adb ads", "Agda": "agda", "Assembly": "s asm", "Awk": "awk", "C": "c h", "C#": "cs",
+    "C++": "cc cpp cxx hh hpp hxx",
     "CMake": "cmake", "CSS": "css", "CUDA": "cu cuh", "Clojure": "clj cljs cljc", "Common Lisp": "lisp lsp", "Coq": "v",
     "Cython": "pyx pxd", "D": "d", "Dart": "dart", "Elixir": "ex exs", "Elm": "elm", "Emacs Lisp": "el",
     "Erlang": "erl hrl", "F#": "fs fsi fsx", "Fortran": "f f90 f95 f03", "GLSL": "glsl vert frag", "Go": "go",
     "GraphQL": "graphql gql", "Groovy": "groovy gradle", "HTML": "html htm", "Haskell": "hs", "Idris": "idr",
-    "Java": "java", "JavaScript": "js jsx mjs cjs", "Julia": "jl", "Jupyter": "ipynb", "Kotlin": "kt kts", "Lean": "lean",
+    "Java": "java", "JavaScript": "js jsx mjs cjs", "Julia": "jl", "Jupyter": "ipynb", "Kotlin": "kt kts",
+    "Lean": "lean",
     "Lua": "lua", "Makefile": "mk mak", "Markdown": "md markdown", "MATLAB": "m", "Nim": "nim", "Nix": "nix",
     "OCaml": "ml mli", "PHP": "php", "Pascal": "pas", "Perl": "pl pm", "PowerShell": "ps1", "Prolog": "pro",
-    "Protocol Buffers": "proto", "Python": "py pyi", "R": "r", "Racket": "rkt", "Ruby": "rb", "Rust": "rs", "SQL": "sql",
+    "Protocol Buffers": "proto", "Python": "py pyi", "R": "r", "Racket": "rkt", "Ruby": "rb", "Rust": "rs",
+    "SQL": "sql",
     "SCSS": "scss sass less", "Scala": "scala sc", "Scheme": "scm ss", "Shell": "sh bash zsh fish", "Solidity": "sol",
     "Stan": "stan", "Starlark": "bzl bazel", "Swift": "swift", "SystemVerilog": "sv svh", "TOML": "toml", "Tcl": "tcl",
     "TeX": "tex sty cls", "TypeScript": "ts tsx", "Terraform": "tf", "VHDL": "vhd vhdl", "Vim script": "vim",
@@ -37,8 +40,8 @@ _NAMES = {
 # Folders that hold what others wrote, or what a program made.
 _FOREIGN_FOLDERS = {
     "node_modules", "bower_components", "vendor", "vendored", "_vendor", "third_party", "third-party", "thirdparty",
-    "external", "externals", "site-packages", "dist-packages", "venv", "env", "virtualenv", "__pycache__", "build", "dist",
-    "target", "out", "bin", "obj", "pods", "deps", "generated", "gen", "coverage", "migrations",
+    "site-packages", "dist-packages", "venv", "virtualenv", "__pycache__", "build", "dist",
+    "target", "out", "obj", "pods", "deps", "generated", "gen", "coverage",
 }  # fmt: skip
 _MADE_NAMES = re.compile(
     r"\.min\.(?:js|css)$|[._-]pb2(?:_grpc)?\.pyi?$|\.pb\.(?:go|cc|h)$|\.g\.dart$|\.designer\.cs$|-lock\.|_generated?\.|"

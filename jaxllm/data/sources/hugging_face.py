@@ -55,22 +55,29 @@ class HuggingFaceShard:
         return self.source.revision
 
     def read(self, report: Report = refuse) -> Iterator[Document]:
-        row = 0
-        try:
-            rows = _open(self.source)
-            if rows.num_shards != self.count:
-                raise DocumentError(f"had {self.count} shards when it was listed, has {rows.num_shards} now")
-            for row, values in enumerate(rows.shard(num_shards=self.count, index=self.index), start=1):
-                document = self._document(row, values)
-                if isinstance(document, str):
-                    report(Problem(self.source.dataset, f"shard {self.name}, row {row}", document))
-                else:
-                    yield document
-        # Building and fetching raise errors of many libraries; which row they came behind is what helps.
-        except Exception as error:
-            if isinstance(error, DocumentError) and row:
-                raise  # what `report` raised
-            report(Problem(self.source.dataset, f"shard {self.name}, row {row + 1}", f"can't be read: {error}"))
+        row, rows = 0, None
+        while True:
+            try:
+                rows = rows or self._rows()
+                values = next(rows, None)
+            # Building and fetching raise errors of many libraries; which row they came behind is what helps.
+            except Exception as error:
+                report(Problem(self.source.dataset, f"shard {self.name}, row {row + 1}", f"can't be read: {error}"))
+                return
+            if values is None:
+                return
+            row += 1
+            document = self._document(row, values)
+            if isinstance(document, str):
+                report(Problem(self.source.dataset, f"shard {self.name}, row {row}", document))
+            else:
+                yield document
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        rows = _open(self.source)
+        if rows.num_shards != self.count:
+            raise DocumentError(f"had {self.count} shards when it was listed, has {rows.num_shards} now")
+        return iter(rows.shard(num_shards=self.count, index=self.index))
 
     def _document(self, row: int, values: dict[str, Any]) -> Document | str:
         field, kept = self.source.text_field, self.source.metadata_fields
