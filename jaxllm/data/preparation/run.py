@@ -23,7 +23,6 @@ from jaxllm.data.preparation.tokens import Tokenize, add_tokens, find_tokenizer
 from jaxllm.data.recipe import Recipe
 from jaxllm.data.token_store import join_shards
 
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -65,8 +64,8 @@ def prepare(recipe: Recipe, out: str | Path, engine: Engine, watch: Watcher = la
                 if error.errno not in _NO_ROOM:
                     raise
                 raise ValueError(
-                    f"{error.filename or layout.root}: can't be written: {error.strerror}; nothing is there by half, so "
-                    "make room and run again to go on"
+                    f"{error.filename or layout.root}: can't be written: {error.strerror}; nothing is there by half, "
+                    "so make room and run again to go on"
                 ) from error
         else:
             refuse_other(layout, made["made_from"], asked)
