@@ -18,7 +18,7 @@ _MARKUP = re.compile(r"<[^<>]*>")
 # Without nested repetition, so that no text takes longer than its length.
 _ENCODED = (
     ("base64", re.compile(r"[a-zA-Z0-9+/\n=]{64,}")),
-    ("hexadecimal", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")),
+    ("hexadecimal", re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s*|\b\s*)){8,}")),
     ("escaped unicode", re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")),
 )
 
@@ -116,22 +116,6 @@ class CodeIsEncodedData(Filter):
                 return f"more than {self.max_run} characters of {kind} in a row"
             if self.max_fraction is not None and sum(runs) > self.max_fraction * len(text.text):
                 return f"more than {self.max_fraction} of the characters are {kind}"
-        return None
-
-
-@dataclass(frozen=True)
-class CodeSize(Filter):
-    """Bounds in characters, as StarCoder has for JSON and YAML, most of which is data."""
-
-    min_characters: int = 50
-    max_characters: int = 5000
-    name: str = "code size"
-
-    def reason(self, text: TextStatistics) -> str | None:
-        if len(text.text) < self.min_characters:
-            return f"fewer than {self.min_characters} characters"
-        if len(text.text) > self.max_characters:
-            return f"more than {self.max_characters} characters"
         return None
 
 
