@@ -10,6 +10,7 @@ _FILE_OF = {
     "refuse": "shards",
     "Files": "files",
     "SourceCode": "code",
+    "StandardLibrary": "standard_library",
     "HuggingFaceDataset": "hugging_face",
 }
 
