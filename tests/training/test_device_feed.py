@@ -1,0 +1,106 @@
+"""Batches sent ahead change nothing but when they come, and waiting for them is measured."""
+
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxllm.data.config import DataConfig
+from jaxllm.training.device_feed import DeviceFeed, devices_wait
+
+
+class Numbers:
+    """Batch n is the number n; `made` tells how many were made."""
+
+    def __init__(self, fails_at=None):
+        self.next, self.made, self.fails_at = 0, 0, fails_at
+
+    def __next__(self):
+        if self.next == self.fails_at:
+            raise OSError("the disk broke")
+        self.next += 1
+        self.made += 1
+        return self.next - 1
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_come_in_order_and_the_state_is_of_those_given_out(ahead):
+    numbers = Numbers()
+    with DeviceFeed(numbers, lambda n: n * 10, ahead) as feed:
+        assert feed.get_state() == {"next": 0}
+        for n in range(5):
+            assert next(feed) == n * 10
+            assert feed.get_state() == {"next": n + 1}
+        until(lambda: numbers.made == 5 + ahead)
+        feed.set_state({"next": 2})
+        assert feed.get_state() == {"next": 2}
+        assert [next(feed) for _ in range(3)] == [20, 30, 40]
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_an_error_comes_with_its_batch_and_the_thread_ends(ahead):
+    feed = DeviceFeed(Numbers(fails_at=3), lambda n: n, ahead)
+    with feed:
+        assert [next(feed) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="the disk broke"):
+            next(feed)
+        feed.set_state({"next": 0})
+        assert next(feed) == 0
+    if ahead:
+        with pytest.raises(RuntimeError, match="shutdown"):
+            next(feed)
+
+
+def test_whether_devices_wait():
+    assert devices_wait(None)
+    ready = jax.block_until_ready({"loss": jnp.zeros(())})
+    assert devices_wait(ready)
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 3000, lambda _, y: jnp.sin(y @ x), x))(jnp.ones((128, 128)))
+    assert not devices_wait({"loss": slow})
+
+
+class Slow(tiny.Batches):
+    """Each batch takes a while to be made."""
+
+    def __next__(self):
+        time.sleep(0.05)
+        return super().__next__()
+
+
+def test_runs_ahead_and_not_are_the_same_and_the_stall_is_logged(tmp_path):
+    from dataclasses import replace
+
+    runs = {}
+    for ahead in (0, 2):
+        config = replace(tiny.experiment(steps=6, every=3), data=DataConfig(device_prefetch=ahead))
+        slow = tiny.train(tmp_path / str(ahead), config, Slow())
+        assert slow[0].finished
+        runs[ahead] = tiny.rows(tmp_path / str(ahead))
+        lines = [json.loads(line) for line in (tmp_path / str(ahead) / "metrics.jsonl").read_text().splitlines()]
+        stalls = [row["input_stall"] for row in lines if "loss" in row]
+        # A step is computed in less than the 50 ms that a batch takes, so the devices wait for each.
+        assert np.median(stalls) > 0.02
+        saved = tmp_path / str(ahead)
+        quick = tiny.train(saved, replace(config, training=replace(config.training, steps=9)), tiny.Batches())
+        assert quick[0].finished
+        lines = [json.loads(line) for line in (saved / "metrics.jsonl").read_text().splitlines()]
+        assert np.median([row["input_stall"] for row in lines if row.get("step", 0) > 6 and "loss" in row]) < 0.02
+        runs[ahead] = tiny.rows(saved)
+    assert runs[0] == runs[2], "the position that was saved is that of the steps"
