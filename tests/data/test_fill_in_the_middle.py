@@ -53,7 +53,7 @@ def test_documents_read_back_to_themselves(tokenizer, level, rate, spm_rate):
     orders = [order for _, order in back]
     assert (orders.count("") == 0) == (rate == 1.0)
     assert ("psm" in orders) == (spm_rate < 1)
-    assert orders.count("spm") > 12 if spm_rate else orders.count("spm") < 5
+    assert orders.count("spm") > 12 if spm_rate else orders.count("spm") < 10
     assert [list(one) for (one,) in ([encode([document])[0]] for document in DOCUMENTS[::-1])] == [
         list(each) for each in ids[::-1]
     ], "a document's draw is its own"

@@ -9,13 +9,13 @@ import pytest
 from jaxllm.data.config import DataConfig, FillInTheMiddleConfig, SourceConfig, StageConfig
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.pipeline.pretrain import pretrain, token_lengths, with_vocabulary
+from jaxllm.pipeline.pretrain import make_batches, open_prepared, pretrain, token_lengths, with_vocabulary
 from jaxllm.pipeline.replay import choose_interval, replay_run
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
 from jaxllm.training.job import Silent
 from jaxllm.training.optimizers import OptimizerConfig
-from jaxllm.training.run_directory import read_config
+from jaxllm.training.run_directory import RunDirectory, read_config
 
 SENTENCES = [
     f"The {animal} {verb} over the {thing}.\n"
@@ -178,12 +178,17 @@ def test_a_mixture_is_trained_from_a_config_and_its_sources_are_counted(mixed):
     assert read_config(directory / "config.json").data.sources[1].name == "code"
 
 
-def test_a_mixture_is_replayed_and_resumed_where_it_was(mixed):
-    directory, experiment, _ = mixed
-    assert all(each.same for each in replay_run(directory, Silent()))
-    longer = replace(experiment, training=replace(experiment.training, steps=12))
-    with pytest.raises(ValueError, match="the state belongs to other batches: mixture was"):
-        pretrain(longer, directory, Silent())
+def test_the_batches_of_a_mixture_are_found_again_from_its_run_directory(mixed):
+    directory, _, result = mixed
+    experiment, tokenizer = read_config(directory / "config.json"), result.tokenizer
+    with RunDirectory(directory) as run:
+        again = make_batches(experiment, open_prepared(experiment, tokenizer, run.data), tokenizer)[0]
+    first = make_batches(experiment, result.corpus, tokenizer)[0]
+    with again, first:
+        for step in (0, 7):
+            np.testing.assert_array_equal(again.batch_at(step)["tokens"], first.batch_at(step)["tokens"])
+    middle = tokenizer.special_tokens["<|fim_middle|>"]
+    assert (again.batch_at(0)["tokens"] == middle).any()
 
 
 def test_a_vocabulary_that_the_corpus_does_not_support_is_refused(text_file, tmp_path):
