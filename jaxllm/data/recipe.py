@@ -12,10 +12,10 @@ Where and by how many processes it is run is no part of it, since that changes n
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +91,8 @@ def is_cross(stage: Stage | CrossStage) -> bool:
 
 def option_name(name: str) -> str:
     """The name of a stage or source as an option of the command line has it."""
-    return re.sub(r"\W+", "_", name).strip("_")
+    plain = re.sub(r"\W+", "_", name).strip("_")
+    return f"{plain}_" if keyword.iskeyword(plain) else plain
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), prog: str = "jaxllm") -> Recipe:
@@ -110,26 +111,45 @@ def recipes() -> dict[str, Path]:
 
 
 def override(recipe: Recipe, arguments: Sequence[str], prog: str = "jaxllm") -> Recipe:
-    """`recipe` with changes from the command line; sources and stages are addressed by their names."""
-    members = {kind: getattr(recipe, kind) for kind in ("sources", "stages")}
-    values = {kind: _by_name(kind, group) for kind, group in members.items()}
-    shape = make_dataclass(
-        "Recipe",
-        [(kind, type(value), dataclass_field(default=value)) for kind, value in values.items()],
-        bases=(Recipe,),
-        namespace={"__post_init__": lambda self: None, "__doc__": Recipe.__doc__},
-        frozen=True,
-    )
-    others = {f.name: getattr(recipe, f.name) for f in fields(Recipe) if f.name not in members}
-    changed = apply_overrides(shape(**others), arguments, prog)
-    return replace(
-        recipe,
-        **{name: getattr(changed, name) for name in others},
-        **{kind: tuple(getattr(getattr(changed, kind), f.name) for f in fields(values[kind])) for kind in members},
-    )
+    """`recipe` with changes from the command line; sources and stages, also those within one, go by their names."""
+    return _closed(apply_overrides(_opened(recipe), arguments, prog), recipe)
 
 
-def _by_name(kind: str, members: tuple[Any, ...]) -> Any:
-    """A dataclass with a field for each member."""
-    named = [(option_name(m.name), type(m), dataclass_field(default_factory=lambda m=m: m)) for m in members]
-    return make_dataclass(kind.capitalize(), named, frozen=True)()
+def _opened(value: Any) -> Any:
+    """A config that declares exactly what it holds, for the command line: a tuple has a field for each member."""
+    if _named_members(value):
+        held = {option_name(member.name): _opened(member) for member in value}
+        return make_dataclass("Members", [(name, type(one)) for name, one in held.items()], frozen=True)(**held)
+    if not is_dataclass(value):
+        return value
+    held = {f.name: _opened(getattr(value, f.name)) for f in fields(value) if f.init}
+    # A field may be declared as any stage, and hold one of a certain class.
+    changed = {name: one for name, one in held.items() if is_dataclass(one)}
+    if not changed:
+        return value
+    declared = [(name, type(one), field(default_factory=lambda one=one: one)) for name, one in changed.items()]
+    # What is changed is checked when it is closed again.
+    namespace = {"__post_init__": lambda self: None, "__doc__": type(value).__doc__}
+    shape = make_dataclass(type(value).__name__, declared, bases=(type(value),), namespace=namespace, frozen=True)
+    return shape(**held)
+
+
+def _closed(opened: Any, original: Any) -> Any:
+    """What _opened took apart, with the changes that were made to it."""
+    if _named_members(original):
+        return tuple(_closed(getattr(opened, option_name(member.name)), member) for member in original)
+    if type(opened) is type(original):
+        return opened
+    names = [f.name for f in fields(original) if f.init]
+    return type(original)(**{name: _closed(getattr(opened, name), getattr(original, name)) for name in names})
+
+
+def _named_members(value: Any) -> bool:
+    """Whether it is a tuple of configs that have names of their own."""
+    if (
+        not isinstance(value, tuple)
+        or not value
+        or not all(is_dataclass(one) and hasattr(one, "name") for one in value)
+    ):
+        return False
+    return len({option_name(one.name) for one in value}) == len(value)

@@ -111,7 +111,8 @@ def test_source_code_in_another_encoding(tmp_path):
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "latin.py").write_bytes("# coding: latin-1\r\nname = 'Löwis'\r\n".encode("latin-1"))
     (tmp_path / "setuptools.py").write_text("not of the standard library")
-    assert list(stdlib.source(tmp_path, stdlib.source_files(tmp_path))) == [Document("source/json/latin.py", "# coding: latin-1\nname = 'Löwis'\n")]
+    found = list(stdlib.source(tmp_path, stdlib.source_files(tmp_path)))
+    assert found == [Document("source/json/latin.py", "# coding: latin-1\nname = 'Löwis'\n")]
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ import pyarrow as pa
 
 from jaxllm.data.preparation.files import new_file
 
-# Keys of a stage may all be even, or small; multiplied by this odd number, their high bits depend on every bit.
+# Keys of a stage may be small, or differ in few bits. Folded in two and multiplied by this odd number, the bits that
+# count depend on all bits of a key.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def receivers_of(keys: pa.ChunkedArray, count: int) -> np.ndarray:
     """Which of `count` receivers each uint64 key goes to; the same key always to the same one."""
-    spread = keys.to_numpy().astype(np.uint64, copy=False) * _SPREAD
+    found = keys.to_numpy().astype(np.uint64, copy=False)
+    spread = (found ^ (found >> np.uint64(32))) * _SPREAD
     return ((spread >> np.uint64(32)) % np.uint64(count)).astype(np.int64)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-from jaxllm import __version__
 from jaxllm.data.preparation.layout import Layout
 from jaxllm.data.preparation.shard_pass import Shard
 from jaxllm.data.recipe import Recipe
@@ -41,7 +40,7 @@ def describe(recipe: Recipe, shards: list[Shard]) -> dict[str, Any]:
         for shard in shards
     }
     # Through JSON, so that it equals what is read back.
-    return json.loads(json.dumps({"format": FORMAT, "jaxllm": __version__, "recipe": values, "shards": parts}))
+    return json.loads(json.dumps({"format": FORMAT, "recipe": values, "shards": parts}))
 
 
 def refuse_other(layout: Layout, found: dict[str, Any], asked: dict[str, Any]) -> None:
