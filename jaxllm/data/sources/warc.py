@@ -89,17 +89,17 @@ def _records(source: Input) -> Iterator[tuple[str, dict[str, str], bytes]]:
     while True:
         while buffer.data[:1] in (b"\r", b"\n"):
             buffer.drop(1)
-        if len(buffer.data) < 16 and buffer.more():
-            continue
-        if not buffer.data:
-            if buffer.pass_gap():
+        if len(buffer.data) < 16:
+            if buffer.more() or buffer.pass_gap():
                 continue
-            return
+            if not buffer.data:
+                return
         place = buffer.place()
-        header = _read_header(buffer)
-        problem = header if isinstance(header, str) else ""
-        lost = bool(problem)
-        if not problem:
+        header, problem = _read_header(buffer), ""
+        lost = isinstance(header, str)
+        if lost:
+            problem = "" if buffer.gap else header
+        else:
             length = int(header["content-length"])
             if length > source.settings.max_document_bytes:
                 problem = too_long(source.settings.max_document_bytes)
