@@ -31,7 +31,9 @@ _SPACES_AT_END = re.compile(r"[ \t]+\n")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 # An address ends before punctuation that closes the sentence around it.
-_URL = re.compile(r"\b(?:https?://|ftp://|www\.)[^\s<>\"'`\[\]{}|\\^]{2,2000}(?<![.,;:!?)])", re.IGNORECASE)
+_URL = re.compile(
+    r"\b(?:https?://|ftp://|www\.)(?:[^\s<>\"'`\[\]{}|\\^()]|\([^\s()]{0,200}\)){2,2000}(?<![.,;:!?])", re.IGNORECASE
+)
 
 # A short line with one of these is no text of the page's author. Languages with much of the web are covered.
 _BOILERPLATE = (
@@ -103,10 +105,10 @@ class Clean:
         if self.mojibake:
             before, text = text, repair_mojibake(text)
             counts["documents with repaired characters"] += text != before
-        if self.form and not unicodedata.is_normalized(self.form, text):
-            text = unicodedata.normalize(self.form, text)
         if self.invisible:
             text = without_invisible(text)
+        if self.form and not unicodedata.is_normalized(self.form, text):
+            text = unicodedata.normalize(self.form, text)
         if self.urls:
             text, count = _URL.subn("", text)
             counts["addresses"] += count

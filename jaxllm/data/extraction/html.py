@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -144,7 +145,7 @@ def _without_link_lists(blocks: list[Block]) -> list[Block]:
         at = end
     return [
         block
-        for block, following in zip(kept, [*kept[1:], None], strict=True)
+        for block, following in zip_longest(kept, kept[1:])
         if not (
             block.kind[0] == "h" and (following is None or following.kind[0] == "h" and following.kind <= block.kind)
         )

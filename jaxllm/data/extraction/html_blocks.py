@@ -153,7 +153,7 @@ class _PageReader:
                     at = len(html)
             else:
                 self._open(name, tag["attributes"])
-        self._add(html[at:])
+        self._add(html[at:].partition("<!--")[0])
         self._flush()
         return self.page
 

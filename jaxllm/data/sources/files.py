@@ -242,9 +242,10 @@ def _cut_lines(whole: Part, settings: Files) -> list[Part]:
     begins, lines, at = [(0, 0)], 0, 0
     with open_location(whole.location.path) as stream:
         while data := stream.read(1 << 20):
-            wanted = begins[-1][0] + settings.shard_bytes
-            end = data.find(b"\n", max(0, wanted - at)) + 1 if at + len(data) > wanted else 0
-            if end:
+            while (wanted := begins[-1][0] + settings.shard_bytes) < at + len(data):
+                end = data.find(b"\n", max(0, wanted - at)) + 1
+                if not end:
+                    break
                 begins.append((at + end, lines + data.count(b"\n", 0, end)))
             lines += data.count(b"\n")
             at += len(data)

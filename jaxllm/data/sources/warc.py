@@ -76,10 +76,11 @@ class _Buffer:
 
     def pass_gap(self) -> bool:
         """Whether there was a gap; what lies before it is of no use any more."""
-        passed = self.gap
+        if not self.gap:
+            return False
         self.gap = False
         self.drop(len(self.data))
-        return passed
+        return True
 
 
 def _records(source: Input) -> Iterator[tuple[str, dict[str, str], bytes]]:
@@ -88,16 +89,17 @@ def _records(source: Input) -> Iterator[tuple[str, dict[str, str], bytes]]:
     while True:
         while buffer.data[:1] in (b"\r", b"\n"):
             buffer.drop(1)
-        if len(buffer.data) < 16 and buffer.more():
-            continue
-        if not buffer.data:
-            if buffer.pass_gap():
+        if len(buffer.data) < 16:
+            if buffer.more() or buffer.pass_gap():
                 continue
-            return
+            if not buffer.data:
+                return
         place = buffer.place()
-        header = _read_header(buffer)
-        problem = header if isinstance(header, str) else ""
-        if not problem:
+        header, problem = _read_header(buffer), ""
+        lost = isinstance(header, str)
+        if lost:
+            problem = "" if buffer.gap else header
+        else:
             length = int(header["content-length"])
             if length > source.settings.max_document_bytes:
                 problem = too_long(source.settings.max_document_bytes)
@@ -107,11 +109,12 @@ def _records(source: Input) -> Iterator[tuple[str, dict[str, str], bytes]]:
                 content = bytes(buffer.data[:length])
                 buffer.drop(length)
                 yield place, header, content
-            elif not buffer.gap:
-                problem = "the file ends inside this record"
+            else:
+                lost = True
+                problem = "" if buffer.gap else "the file ends inside this record"
         if problem:
             source.problem(problem, f"record at offset {place}")
-        if (isinstance(header, str) or buffer.gap) and not _find_next(buffer):
+        if (lost or buffer.gap) and not _find_next(buffer):
             return
 
 
