@@ -64,14 +64,13 @@ class KneserNey:
         Returns them one after another, and where each sequence begins in them; there is one more for each than it has
         ids, that of its end.
         """
-        words, room, starts = _framed(sequences)
+        words, _, starts = _framed(sequences)
         log_p = self.log_probabilities[0][words].astype(np.float64)
-        nodes = words.astype(np.int64)
+        nodes = words
         for n in range(2, self.order + 1):
-            at = np.flatnonzero(room >= n)
-            contexts = nodes[at]
-            at, contexts = at[contexts >= 0], contexts[contexts >= 0]
-            last = at + n - 1
+            # Contexts that reach back into the sequence before are among those that training never saw.
+            at = np.flatnonzero(nodes[: len(words) - n + 1] >= 0)
+            contexts, last = nodes[at], at + n - 1
             found = _search(self.keys[n - 2], contexts * len(self.vocabulary) + words[last])
             log_p[last] = np.where(
                 found >= 0, self.log_probabilities[n - 1][found], log_p[last] + self.log_backoffs[n - 2][contexts]
