@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 
 from jaxllm.data.quality.c4 import C4Paragraphs, C4Quality
+from jaxllm.data.quality.characters import Characters, Length
 from jaxllm.data.quality.code import (
     CODE,
     CodeCharacters,
@@ -18,7 +19,6 @@ from jaxllm.data.quality.code import (
 )
 from jaxllm.data.quality.fineweb import FineWeb
 from jaxllm.data.quality.gopher import GopherQuality, GopherRepetition, RepeatedNgrams
-from jaxllm.data.quality.length import Length
 from jaxllm.data.quality.text_statistics import TextStatistics, Words
 from tests.data.quality.verdict_corpus import SENTENCES, code_texts
 
@@ -261,6 +261,14 @@ def test_c4_paragraphs():
         (CodeIsMarkup(), "<script>" + PROSE + "</script>" + "a" * 30, "at most 0.2 of the characters are visible"),
         (CodeIsMarkup(), "<p>short</p>", "at most 100 visible characters"),
         (CodeIsMarkup(), "<html><p>" + PROSE + "</p></html>", None),
+        (Characters(), PROSE, None),
+        (Characters(), "", None),
+        (Characters(), "ab#-ef +* e", None),  # 4 of 11
+        (Characters(), "ab#-ef +*.e", "more than 0.4 of the characters are special"),
+        (Characters(), "a1 2# 34", None),
+        (Characters(), "ÉÈ 1 2 and", "more than 0.3 of the letters are capitals"),
+        (Characters(), "ÉCO and now yes", None),  # 3 of 12
+        (Characters(max_special=None, max_capitals=None), "### ABC", None),
         (Length(), "", "fewer than 1 characters"),
         (Length(max_characters=5), "123456", "more than 5 characters"),
         (Length(max_characters=5), "12345", None),

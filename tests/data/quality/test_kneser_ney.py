@@ -153,6 +153,8 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert again.perplexities(texts).tolist() == model.perplexities(texts).tolist()
     assert load_kneser_ney(tmp_path / "m.npz") is again
     assert [file.name for file in tmp_path.iterdir()] == ["m.npz"]
+    train_kneser_ney(["a b"], order=1, discounts=(0.5, 1, 1.5)).save(tmp_path / "m.npz")
+    assert load_kneser_ney(tmp_path / "m.npz").order == 1
 
 
 def test_rare_words_become_unknown_and_letters_are_folded():
