@@ -50,7 +50,7 @@ class KneserNey:
     def order(self) -> int:
         return len(self.log_probabilities)
 
-    def encode(self, words: Iterable[str]) -> list[int]:
+    def encode(self, words: Sequence[str]) -> list[int]:
         """Ids of words, without marks; a word that training did not see is UNKNOWN."""
         return [self._ids.get(word, UNKNOWN) for word in _folded(words, self.fold)]
 
@@ -151,7 +151,7 @@ def train_kneser_ney(
     return KneserNey(vocabulary, [table.keys for table in tables[1:]], log_probabilities, log_backoffs, words_as, fold)
 
 
-def _folded(words: Iterable[str], fold: bool) -> list[str]:
+def _folded(words: Sequence[str], fold: bool) -> list[str]:
     return " ".join(words).lower().translate(_DIGITS).split(" ") if fold and words else list(words)
 
 
@@ -172,6 +172,8 @@ def _framed(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray,
 
 def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where each wanted key is, -1 where it is not."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, at, -1)
 
