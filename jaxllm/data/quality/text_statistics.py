@@ -95,6 +95,11 @@ class Words:
         return self._unique_lengths[self.ids]
 
     @cached_property
+    def repeats(self) -> np.ndarray:
+        """bool [W]: whether the word occurs elsewhere too."""
+        return self._unique_counts[self.ids] > 1
+
+    @cached_property
     def _unique_lengths(self) -> np.ndarray:
         return np.fromiter(map(len, self.counts), np.int64, len(self.counts))
 

@@ -93,7 +93,7 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
                 if first != "let":
                     found[written + "".join(bare)] = (written, *bare)
     for pair in _SPLIT.split():
-        for written in {pair, pair[0].upper() + pair[1:]} if not pair.startswith("y") else {pair}:
+        for written in (pair, pair[0].upper() + pair[1:])[: 1 if pair[0] == "y" else 2]:
             found[written.replace("|", "")] = tuple(written.split("|"))
     for hour in range(1, 13):
         found |= {f"{hour}{half}": (str(hour), half) for half in ("a.m.", "am", "p.m.", "pm")}
