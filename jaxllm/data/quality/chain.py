@@ -14,6 +14,10 @@ from jaxllm.data.quality.text_statistics import TextStatistics
 from jaxllm.data.records import SCHEMA, texts_of
 from jaxllm.data.stages import DROPPED_SCHEMA, Outcome
 
+# Texts that filters look at together: enough for those that work on arrays, and few, since the words of a text take
+# fifteen times its memory.
+_TOGETHER = 64
+
 
 @dataclass(frozen=True)
 class Screening:
@@ -70,38 +74,39 @@ class Chain:
         return Outcome(outcome.kept, outcome.dropped, counts)
 
 
-def _run(batch: pa.RecordBatch, filters: Sequence[Filter]) -> tuple[Outcome, dict[str, int]]:
+def _run(batch: pa.RecordBatch, filters: Sequence[Filter]) -> tuple[Outcome, Counter[str]]:
     """The outcome, with the counts of all filters added up, and the counts by filter."""
-    texts = [TextStatistics(text) for text in texts_of(batch)]
-    metadata = batch.column("metadata").to_pylist()
-    rows = list(range(len(texts)))
+    texts, metadata = texts_of(batch), batch.column("metadata").to_pylist()
+    kept: list[int] = []
     gone: dict[int, tuple[str, str]] = {}
     total: Counter[str] = Counter()
-    by_filter: dict[str, int] = {}
-    for one in filters:
-        screening = one.screen([texts[row] for row in rows])
-        total.update(screening.counts)
-        by_filter[f"{one.name}: documents"] = len(rows)
-        by_filter |= {f"{one.name}: {what}": number for what, number in screening.counts.items()}
-        for at, row in enumerate(rows):
-            if screening.notes is not None:
-                metadata[row] = _with_notes(metadata[row], screening.notes[at])
-            if (reason := screening.reasons[at]) is not None:
-                gone[row] = (one.name, reason)
-            elif screening.texts is not None and screening.texts[at] != texts[row].text:
-                texts[row] = TextStatistics(screening.texts[at])
-        rows = [row for row in rows if row not in gone]
-    columns = {"text": [text.text for text in texts], "metadata": metadata}
-    for name, values in columns.items():
+    by_filter = Counter({f"{one.name}: documents": 0 for one in filters})
+    for begin in range(0, len(texts), _TOGETHER):
+        rows = list(range(begin, min(begin + _TOGETHER, len(texts))))
+        found = {row: TextStatistics(texts[row]) for row in rows}
+        for one in filters:
+            screening = one.screen([found[row] for row in rows])
+            total.update(screening.counts)
+            by_filter[f"{one.name}: documents"] += len(rows)
+            by_filter.update({f"{one.name}: {what}": number for what, number in screening.counts.items()})
+            for at, row in enumerate(rows):
+                if screening.notes is not None:
+                    metadata[row] = _with_notes(metadata[row], screening.notes[at])
+                if (reason := screening.reasons[at]) is not None:
+                    gone[row] = (one.name, reason)
+                elif screening.texts is not None and screening.texts[at] != texts[row]:
+                    texts[row] = screening.texts[at]
+                    found[row] = TextStatistics(texts[row])
+            rows = [row for row in rows if row not in gone]
+        kept += rows
+    for name, values in (("text", texts), ("metadata", metadata)):
         at = SCHEMA.get_field_index(name)
         batch = batch.set_column(at, SCHEMA.field(at), pa.array(values, SCHEMA.field(at).type))
     dropped = batch.take(pa.array(sorted(gone), pa.int64()))
     why = zip(*(gone[row] for row in sorted(gone)), strict=True) if gone else ((), ())
-    columns_gone = [*dropped.columns, *(pa.array(words, pa.string()) for words in why)]
-    outcome = Outcome(
-        batch.take(pa.array(rows, pa.int64())), pa.RecordBatch.from_arrays(columns_gone, schema=DROPPED_SCHEMA), total
-    )
-    return outcome, by_filter
+    columns = [*dropped.columns, *(pa.array(words, pa.string()) for words in why)]
+    dropped = pa.RecordBatch.from_arrays(columns, schema=DROPPED_SCHEMA)
+    return Outcome(batch.take(pa.array(kept, pa.int64())), dropped, total), by_filter
 
 
 def _with_notes(metadata: str, notes: Mapping[str, Any]) -> str:

@@ -155,7 +155,8 @@ class RepeatedNgrams:
         self._words = words
         self._ends = np.concatenate(([0], np.cumsum(words.lengths)))
         # For n: positions of the n-grams that repeat, in order, and for each which of the different ones it is.
-        self._found = {1: (np.arange(len(words)), words.ids)}
+        at = np.flatnonzero(words.repeats)
+        self._found = {1: (at, words.ids[at])}
 
     def _of(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         if n not in self._found:

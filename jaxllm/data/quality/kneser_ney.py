@@ -50,7 +50,7 @@ class KneserNey:
     def order(self) -> int:
         return len(self.log_probabilities)
 
-    def encode(self, words: Iterable[str]) -> list[int]:
+    def encode(self, words: Sequence[str]) -> list[int]:
         """Ids of words, without marks; a word that training did not see is UNKNOWN."""
         return [self._ids.get(word, UNKNOWN) for word in _folded(words, self.fold)]
 
@@ -64,14 +64,13 @@ class KneserNey:
         Returns them one after another, and where each sequence begins in them; there is one more for each than it has
         ids, that of its end.
         """
-        words, room, starts = _framed(sequences)
+        words, _, starts = _framed(sequences)
         log_p = self.log_probabilities[0][words].astype(np.float64)
-        nodes = words.astype(np.int64)
+        nodes = words
         for n in range(2, self.order + 1):
-            at = np.flatnonzero(room >= n)
-            contexts = nodes[at]
-            at, contexts = at[contexts >= 0], contexts[contexts >= 0]
-            last = at + n - 1
+            # Contexts that reach back into the sequence before are among those that training never saw.
+            at = np.flatnonzero(nodes[: len(words) - n + 1] >= 0)
+            contexts, last = nodes[at], at + n - 1
             found = _search(self.keys[n - 2], contexts * len(self.vocabulary) + words[last])
             log_p[last] = np.where(
                 found >= 0, self.log_probabilities[n - 1][found], log_p[last] + self.log_backoffs[n - 2][contexts]
@@ -152,7 +151,7 @@ def train_kneser_ney(
     return KneserNey(vocabulary, [table.keys for table in tables[1:]], log_probabilities, log_backoffs, words_as, fold)
 
 
-def _folded(words: Iterable[str], fold: bool) -> list[str]:
+def _folded(words: Sequence[str], fold: bool) -> list[str]:
     return " ".join(words).lower().translate(_DIGITS).split(" ") if fold and words else list(words)
 
 
@@ -173,6 +172,8 @@ def _framed(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray,
 
 def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where each wanted key is, -1 where it is not."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, at, -1)
 

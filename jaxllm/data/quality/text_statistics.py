@@ -14,6 +14,7 @@ from jaxllm.data.quality.words import SYMBOLS, WordsAs, split_words
 _LETTER = regex.compile(r"\p{L}")
 _ASCII = re.compile(r"[\x00-\x7f]+")
 _NOT_LETTERS = bytes(i for i in range(128) if not chr(i).isalpha())
+_NOT_CAPITALS = bytes(i for i in range(128) if not chr(i).isupper())
 _NOT_ALPHANUMERIC = bytes(i for i in range(128) if not chr(i).isalnum())
 
 
@@ -45,6 +46,18 @@ class TextStatistics:
         """Of the characters, those that are letters of any script."""
         found = len(self._ascii.translate(None, _NOT_LETTERS)) + sum(map(str.isalpha, self._not_ascii))
         return found / max(len(self.text), 1)
+
+    @cached_property
+    def fraction_special(self) -> float:
+        """Of the characters, those that are no letters, digits or white space."""
+        visible = sum(map(len, self.text.split()))
+        return visible / max(len(self.text), 1) - self.fraction_alphanumeric
+
+    @cached_property
+    def fraction_capitals(self) -> float:
+        """Of the letters, those that are capitals; 0 if there are none."""
+        found = len(self._ascii.translate(None, _NOT_CAPITALS)) + sum(map(str.isupper, self._not_ascii))
+        return found / max(self.fraction_letters * len(self.text), 1)
 
     # Most characters are ASCII, and a hundred times faster counted as bytes.
     @cached_property
@@ -80,6 +93,11 @@ class Words:
     def lengths(self) -> np.ndarray:
         """int64 [W]: characters of each word."""
         return self._unique_lengths[self.ids]
+
+    @cached_property
+    def repeats(self) -> np.ndarray:
+        """bool [W]: whether the word occurs elsewhere too."""
+        return self._unique_counts[self.ids] > 1
 
     @cached_property
     def _unique_lengths(self) -> np.ndarray:

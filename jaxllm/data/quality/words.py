@@ -93,7 +93,7 @@ def _exceptions() -> dict[str, tuple[str, ...]]:
                 if first != "let":
                     found[written + "".join(bare)] = (written, *bare)
     for pair in _SPLIT.split():
-        for written in {pair, pair[0].upper() + pair[1:]} if not pair.startswith("y") else {pair}:
+        for written in (pair, pair[0].upper() + pair[1:])[: 1 if pair[0] == "y" else 2]:
             found[written.replace("|", "")] = tuple(written.split("|"))
     for hour in range(1, 13):
         found |= {f"{hour}{half}": (str(hour), half) for half in ("a.m.", "am", "p.m.", "pm")}
@@ -111,13 +111,13 @@ _EXCEPTIONS = _exceptions()
 @lru_cache(_REMEMBERED)
 def _tokens(chunk: str) -> tuple[str, ...]:
     """The words of what stands between two white spaces."""
-    if len(chunk) > _LONGEST_CHUNK:
+    if chunk in _EXCEPTIONS:
+        return _EXCEPTIONS[chunk]
+    if chunk.isalpha() or len(chunk) > _LONGEST_CHUNK:
         return (chunk,)
     front: list[str] = []
     back: list[str] = []
-    while chunk and chunk not in _EXCEPTIONS:
-        if chunk.isalpha():
-            break
+    while chunk and chunk not in _EXCEPTIONS and not chunk.isalpha():
         before = len(chunk)
         if (found := _PREFIX.match(chunk)) is not None:
             front.append(found[0])
@@ -127,11 +127,13 @@ def _tokens(chunk: str) -> tuple[str, ...]:
             chunk = chunk[: found.start()]
         if len(chunk) == before:
             break
-    return _rejoined((*front, *_inner(chunk), *reversed(back)) if chunk else (*front, *reversed(back)))
+    return _rejoined((*front, *_inner(chunk), *reversed(back)))
 
 
 def _rejoined(parts: tuple[str, ...]) -> tuple[str, ...]:
     """Puts together what the rules have parted and what is an exception all the same, as ")" and ":"."""
+    if len(parts) == 1:
+        return parts
     words: list[str] = []
     at = 0
     while at < len(parts):

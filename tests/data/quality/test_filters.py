@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 
 from jaxllm.data.quality.c4 import C4Paragraphs, C4Quality
+from jaxllm.data.quality.characters import Characters, Length
 from jaxllm.data.quality.code import (
     CODE,
     CodeCharacters,
@@ -18,7 +19,6 @@ from jaxllm.data.quality.code import (
 )
 from jaxllm.data.quality.fineweb import FineWeb
 from jaxllm.data.quality.gopher import GopherQuality, GopherRepetition, RepeatedNgrams
-from jaxllm.data.quality.length import Length
 from jaxllm.data.quality.text_statistics import TextStatistics, Words
 from tests.data.quality.verdict_corpus import SENTENCES, code_texts
 
@@ -42,6 +42,7 @@ def numbered(sentence, times, between="\n"):
         ("the cat, " * 50_001, "more than 100000 words"),
         ("a b " * 50, "mean word length below 3"),
         ("extraordinarily incomprehensible " * 30, "mean word length above 10"),
+        (" ".join(["that", "with", "some"] * 30 + ["#"] * 10), None),
         (PROSE + " # one" * 60, "more than 0.1 hash signs a word"),
         (PROSE + " word..." * 60, "more than 0.1 ellipses a word"),
         (numbered("- {} of the things that we have to be with", 10), "more than 0.9 of the lines begin with a bullet"),
@@ -108,6 +109,7 @@ def other_words(number):
     [
         (PROSE, None),
         ("", "empty"),
+        ("\n\nsome part\n\n", "more than 0.3 duplicate lines"),  # the empty ones around it, which are no paragraphs
         ("\n\n".join(["some part", "another part", "some part", "some part"]), "more than 0.3 duplicate paragraphs"),
         (
             "\n\n".join(["a", "b", "c", "d", "e", "f", "g", "h", PROSE, PROSE]),
@@ -171,6 +173,10 @@ def test_repeated_ngrams_are_as_counted_one_by_one(letters):
             numbered("Item {} of a menu without an end that is written", 10),
             "fewer than 0.12 of the lines end with punctuation",
         ),
+        (numbered("{} " + "ab " * 9 + "c.", 10), None),  # 31 characters
+        (numbered("{} " + "ab " * 9 + ".", 10), "more than 0.67 of the lines have at most 30 characters"),
+        ("x" * 593 + ".\nab.\nab.\n" + "\n" * 400, "more than 0.3 line ends a word"),
+        ("x" * 193 + ".\nab.\nab.\n" + "\n" * 400, "more than 0.01 of the characters in duplicate lines"),
         (numbered("Item {} is short.", 10), "more than 0.67 of the lines have at most 30 characters"),
         (
             numbered("Number {} is a sentence, and a rather long one.", 5) + "\nThis one is here twice, or more." * 2,
@@ -255,6 +261,14 @@ def test_c4_paragraphs():
         (CodeIsMarkup(), "<script>" + PROSE + "</script>" + "a" * 30, "at most 0.2 of the characters are visible"),
         (CodeIsMarkup(), "<p>short</p>", "at most 100 visible characters"),
         (CodeIsMarkup(), "<html><p>" + PROSE + "</p></html>", None),
+        (Characters(), PROSE, None),
+        (Characters(), "", None),
+        (Characters(), "ab#-ef +* e", None),  # 4 of 11
+        (Characters(), "ab#-ef +*.e", "more than 0.4 of the characters are special"),
+        (Characters(), "a1 2# 34", None),
+        (Characters(), "ÉÈ 1 2 and", "more than 0.3 of the letters are capitals"),
+        (Characters(), "ÉCO and now yes", None),  # 3 of 12
+        (Characters(max_special=None, max_capitals=None), "### ABC", None),
         (Length(), "", "fewer than 1 characters"),
         (Length(max_characters=5), "123456", "more than 5 characters"),
         (Length(max_characters=5), "12345", None),

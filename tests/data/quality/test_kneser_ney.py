@@ -145,6 +145,13 @@ def test_texts_together_are_as_texts_alone():
     assert model.perplexities([]).shape == (0,)
 
 
+def test_an_order_that_no_text_is_long_enough_for():
+    long = train_kneser_ney(["a b", "a c"], order=9, discounts=(0.5, 1, 1.5))
+    enough = train_kneser_ney(["a b", "a c"], order=4, discounts=(0.5, 1, 1.5))
+    text = ["a", "b", "a", "c", "a", "b", "a", "c", "a", "b", "a", "c"]
+    assert long.perplexities([text]).tolist() == enough.perplexities([text]).tolist()
+
+
 def test_saved_and_loaded_is_the_same(tmp_path):
     model = train_kneser_ney(map(" ".join, random_sentences(4)), order=3, discounts=(0.5, 1, 1.5))
     model.save(tmp_path / "m.npz")
@@ -153,6 +160,8 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert again.perplexities(texts).tolist() == model.perplexities(texts).tolist()
     assert load_kneser_ney(tmp_path / "m.npz") is again
     assert [file.name for file in tmp_path.iterdir()] == ["m.npz"]
+    train_kneser_ney(["a b"], order=1, discounts=(0.5, 1, 1.5)).save(tmp_path / "m.npz")
+    assert load_kneser_ney(tmp_path / "m.npz").order == 1
 
 
 def test_rare_words_become_unknown_and_letters_are_folded():

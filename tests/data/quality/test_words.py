@@ -40,6 +40,7 @@ def test_a_chunk_too_long_to_be_written_is_one_word():
         ("One. Two! Three? Four", 4),
         ("Mr. Smith met Dr. Ives. They talked...", 2),
         ('He said "No." Then he left.', 2),
+        ('He said "No."', 1),
         ("What?! Really?", 2),
         ("一。二。三", 1),
         ("...", 1),
