@@ -47,6 +47,10 @@ _FILTER_SHIFT = np.uint64(42)
 _OVERLAP = 1 << 16
 
 
+_Hit = tuple[int, int, int, int, str, float]
+# Document, first byte, end, text of an evaluation set, kind, and similarity.
+
+
 @dataclass(frozen=True)
 class Decontamination:
     """Drops documents with evaluation items in them, or cuts the items out. A Stage."""
@@ -98,14 +102,13 @@ class Decontamination:
         """Everything found in a batch, with the schema HITS, by document, place and item."""
         index = _index(self)
         data, offsets = bytes_of(batch.column("text"))
-        found: list[tuple[int, int, int, int, str, float]] = []
+        found: list[_Hit] = []
         for first, bounds in slices(data, offsets, _OVERLAP):
             words = words_of(data[bounds[0] : bounds[-1]], bounds - bounds[0])
             for document, begin, end, *rest in (*index.exact(words), *index.similar(words, self.similarity)):
                 found.append((first + document, begin + int(bounds[0]), end + int(bounds[0]), *rest))
         names, rows = batch.column("id").to_pylist(), []
-        # The overlapping parts of a huge document find some things twice.
-        for document, begin, end, text, kind, similarity in sorted(set(found)):
+        for document, begin, end, text, kind, similarity in _joined(found):
             low, high = int(offsets[document]), int(offsets[document + 1])
             around = [(max(begin - 80, low), begin), (begin, end), (end, min(end + 80, high))]
             quoted = [data[a:b].tobytes().decode(errors="ignore") for a, b in around]
@@ -154,6 +157,24 @@ class Decontamination:
             pieces.append(text[at : max(begin - self.around, at)])
             at = max(at, after + self.around)
         return [piece for piece in (*pieces, text[at:]) if piece.strip() and len(piece) >= self.around]
+
+
+def _joined(found: list[_Hit]) -> list[_Hit]:
+    """By document and place; of overlapping hits of one text one is made, of windows the most similar is taken.
+
+    There are such where a huge document was looked at in overlapping parts.
+    """
+    joined: list[_Hit] = []
+    for hit in sorted(found, key=lambda hit: (hit[0], hit[3], hit[4], hit[1], hit[2])):
+        document, begin, end, text, kind, similarity = hit
+        last = joined[-1] if joined else None
+        if last is None or (document, text, kind) != (last[0], last[3], last[4]) or begin > last[2]:
+            joined.append(hit)
+        elif kind == "window":
+            joined[-1] = max(last, hit, key=lambda one: one[5])
+        else:
+            joined[-1] = (document, last[1], max(end, last[2]), text, kind, similarity)
+    return sorted(joined)
 
 
 def _spans_by_id(hits: pa.Table) -> dict[str, list[tuple[int, int, str]]]:
@@ -244,8 +265,8 @@ class Index:
         self._sets = {row: frozenset(runs(hashes[row], _SHINGLE).tolist()) for row in long}
         self._needed = self._rare_triples_needed()
 
-    def exact(self, words: Words) -> list[tuple[int, int, int, int, str, float]]:
-        """Document, first byte, end, text, kind and similarity of each run; overlapping runs of one text made one."""
+    def exact(self, words: Words) -> list[_Hit]:
+        """Every run; overlapping runs of one text made one."""
         found = []
         for index in self._exact:
             at, rows = index.found_in(words)
@@ -258,7 +279,7 @@ class Index:
                 )
         return found
 
-    def similar(self, words: Words, similarity: float) -> list[tuple[int, int, int, int, str, float]]:
+    def similar(self, words: Words, similarity: float) -> list[_Hit]:
         """The same for windows as long as a text whose triples overlap with its own; the best window of each text."""
         if not similarity or not len(self._triples.hashes):
             return []

@@ -115,7 +115,7 @@ def _csv_rows(lines: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, str]]]:
     for number, row in enumerate(csv.reader(lines), start=1):
         names = names or row
         padded = [*names, *(f"column {column + 1}" for column in range(len(names), len(row)))]
-        yield number, dict(zip(padded, row, strict=False)) if number > 1 else dict(zip(names, row, strict=True))
+        yield number, dict(zip(padded, row, strict=False))
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -50,7 +50,8 @@ class Semantic:
 
     def keys(self, batch: pa.RecordBatch) -> pa.Table:
         centroids = _read_centroids(self.centroids)
-        vectors = unit_rows(np.asarray(self.embed(texts_of(batch)), np.float32))
+        embedded = self.embed(texts_of(batch)) if batch.num_rows else np.zeros((0, centroids.shape[1]))
+        vectors = unit_rows(np.asarray(embedded, np.float32))
         if vectors.shape != (batch.num_rows, centroids.shape[1]):
             raise ValueError(
                 f"the embeddings of {batch.num_rows} texts have shape {vectors.shape}, the centroids in "

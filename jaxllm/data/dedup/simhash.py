@@ -58,7 +58,7 @@ class SimHash:
         fingerprint = fingerprint[documents]
         return pa.table(
             {
-                # The table's number is mixed in, so that equal bits of different blocks don't meet.
+                # With the number of the choice, so that blocks of zeros don't make all choices one key.
                 "key": mixed((fingerprint & masks[nth]) ^ mixed(nth.astype(np.uint64) + np.uint64(1))),
                 "fingerprint": fingerprint,
                 "id": batch.column("id").take(pa.array(documents)),

@@ -108,7 +108,8 @@ def slices(data: np.ndarray, offsets: np.ndarray, overlap: int, num_bytes: int =
             yield first, offsets[first : after + 1]
             continue
         for at in range(begin, end, MOST_BYTES):
-            bounds = [at, min(at + MOST_BYTES + overlap, end)]
+            # Either bound may move by the three further bytes of a character.
+            bounds = [at, min(at + MOST_BYTES + overlap + 3, end)]
             yield first, np.array([character_start(data, bound) for bound in bounds])
 
 

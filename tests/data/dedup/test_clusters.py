@@ -30,9 +30,12 @@ def test_components_are_scipys(graph):
     assert found.tolist() == [smallest[label] for label in expected.tolist()]
 
 
-@pytest.mark.parametrize("order", ["up", "down", "mixed"])
-def test_long_chains_take_few_passes(order):
+@pytest.mark.parametrize("order", ["up", "down", "mixed", "star"])
+def test_long_chains_and_stars_take_few_passes(order):
     count = 100_000
+    if order == "star":
+        assert (components(np.arange(count - 1), np.full(count - 1, count - 1), count) == 0).all()
+        return
     a = np.arange(count - 1)
     if order == "mixed":
         a = np.random.default_rng(0).permutation(a)

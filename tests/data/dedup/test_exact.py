@@ -55,6 +55,12 @@ def test_paragraphs_stay_where_they_are_first(documents):
     assert kept == expected
 
 
+def test_paragraphs_of_the_shortest_length_count():
+    texts = ["a long line\nx1", "a long line\nx2"]
+    assert left(ExactParagraphs(shortest=11), texts) == {"d000000": texts[0], "d000001": "x2"}
+    assert list(left(ExactParagraphs(shortest=12), texts).values()) == texts
+
+
 def test_paragraphs_are_cut_whole_and_what_has_nothing_left_is_dropped():
     footer = "Copyright 2024 by the authors, all rights reserved."
     texts = [f"One text.\n{footer}", f"Another.\n{footer.upper()}\nIts end.", footer, "}\n}\n}\n}"]

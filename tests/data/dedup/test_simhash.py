@@ -56,6 +56,12 @@ def test_all_within_the_distance_meet(distance, blocks, monkeypatch):
         assert len(found) == (len(flips[row - 1]) <= distance)
 
 
+def test_a_fingerprint_of_equal_blocks_does_not_meet_itself(monkeypatch):
+    values = np.array([0, 0], np.uint64)
+    monkeypatch.setattr("jaxllm.data.dedup.simhash.fingerprints", lambda *_: (values, np.ones(2, bool)))
+    assert resolved(SimHash(), [batch_of(["a", "b"])])["id"].to_pylist() == ["d000001"]
+
+
 def test_near_duplicates_go():
     chance = random.Random(3)
     texts = [article(chance) for _ in range(20)]

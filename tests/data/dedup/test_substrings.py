@@ -36,6 +36,16 @@ def test_many_different_tokens(values, depth):
     assert prefixes == sorted(prefixes)
 
 
+def test_long_repeats_are_sorted_by_what_follows_them():
+    draw = np.random.default_rng(0)
+    base = draw.integers(0, 3, 150)
+    copies = [base.copy() for _ in range(8)]
+    for copy in copies:
+        copy[draw.integers(0, 150)] = draw.integers(0, 4)
+    values = np.concatenate(copies)
+    assert suffix_array(values).tolist() == slow_suffix_array(values.tolist())
+
+
 def test_a_memory_mapped_array(tmp_path):
     values = np.random.default_rng(0).integers(0, 5, 3000, np.uint8)
     np.save(tmp_path / "values.npy", values)
@@ -116,6 +126,22 @@ def test_a_huge_document_in_parts_is_no_different(monkeypatch):
     assert left(RepeatedSubstrings(60), texts, partitions=3) == expected
 
 
+@pytest.mark.parametrize("most", [10**6, 97])
+def test_every_window_is_sent_once(most, monkeypatch):
+    monkeypatch.setattr(words_module, "MOST_BYTES", most)
+    monkeypatch.setattr(substrings_module, "slices", lambda *a: words_module.slices(*a, num_bytes=50))
+    chance = random.Random(3)
+    texts = ["".join(chance.choices("abcdefgh é", k=length)) for length in (700, 10, 59, 60, 61, 0, 200)]
+    rows = RepeatedSubstrings(60).keys(batch_of(texts)).to_pylist()
+    windows = [(row["id"], row["start"] + n) for row in rows for n in range(len(row["text"]) - 59)]
+    expected = [(f"d{row:06d}", n) for row, text in enumerate(texts) for n in range(len(text.encode()) - 59)]
+    assert sorted(set(windows)) == expected
+    # At the bounds of parts of a huge document some are sent twice.
+    assert len(windows) == len(expected) if most > 700 else len(windows) < len(expected) + 10 * 7
+    whole = {f"d{row:06d}": text.encode() for row, text in enumerate(texts)}
+    assert all(whole[row["id"]][row["start"] :].startswith(row["text"]) for row in rows)
+
+
 def test_characters_are_not_cut_in_two():
     text = "é" * 5 + "".join(random.Random(2).choices("äöüß", k=100))
     kept = left(RepeatedSubstrings(33), [f"a{text}", f"bb{text}z"])
@@ -133,6 +159,8 @@ def test_agree_and_united():
     assert agree(values, np.array([0, 0]), np.array([6, 3]), 3).tolist() == [True, False]
     spans = united(np.array([1, 0, 1, 1]), np.array([5, 2, 0, 4]), np.array([9, 3, 4, 6]))
     assert [column.tolist() for column in spans] == [[0, 1], [2, 0], [3, 9]]
+    inner = united(np.zeros(3, int), np.array([0, 2, 5]), np.array([10, 3, 6]))
+    assert [column.tolist() for column in inner] == [[0], [0], [10]]
 
 
 def test_wrong_lengths_are_refused():

@@ -79,6 +79,8 @@ def test_shingles_are_runs_of_words_and_a_short_document_is_one():
     )
     assert len(one) == 2 and one == same and rest == one[1:]
     assert len({*one, *short, *other, *third}) == 5 and none == []
+    turned, _ = shingles_of(*bytes_of(column(["a b c", "c b a", "b a c"])), Shingling(2))
+    assert len(set(turned.tolist())) == 5  # only "b a" is in two of them
 
 
 def test_characters_take_punctuation_and_spaces_as_one_space():
