@@ -81,6 +81,7 @@ def pretrain(
             run.push()
         reporter.say(describe_corpus(corpus))
         loader, validation = make_batches(experiment, corpus, tokenizer)
+        reporter.say(describe_packing(experiment, loader))
         with loader:
             # Before each checkpoint, so that the log in the bucket reaches at least to where that resumes.
             copies = Event("copy to the bucket", experiment.checkpoints.every, lambda state, step: run.push())
@@ -213,3 +214,13 @@ def describe_corpus(corpus: Corpora) -> str:
     if isinstance(corpus, Corpus):
         return f"corpus     {whole(corpus)}"
     return "\n".join(f"{'corpus' if not i else '':11}{name}: {whole(c)}" for i, (name, c) in enumerate(corpus.items()))
+
+
+def describe_packing(experiment: Experiment, loader: TrainLoader) -> str:
+    """How full the rows of training are; of windows it is not known before they are read."""
+    data = experiment.data
+    line = f"packing    {data.packing}, rows of {experiment.model.context_length}"
+    if data.packing_window:
+        return f"{line}, in windows of {data.packing_window:,} documents"
+    full = [f"{name} {part:.1%}".strip() for name, part in loader.utilization.items()]
+    return f"{line}, filled to {', '.join(full)}"
