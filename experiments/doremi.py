@@ -135,7 +135,8 @@ class Runs:
             validation = ValidationBatches(held_out, experiment.data, **shape)
             job = make_job(experiment, self.tokenizer, batches, validation, events)
             trainer = Trainer(job, directory, Silent())
-            trainer.run()
+            if not trainer.run().finished:
+                raise SystemExit(f"{name} was stopped: run the same command to go on")
             return trainer.state.params, batches.weights
 
     def losses(self, params) -> list[float]:

@@ -103,7 +103,8 @@ class DataConfig:
 
     path: str = STDLIB
     """a file, folder or glob of .txt, .md, .jsonl, .parquet (also .gz, .zst); or "stdlib", Python's own
-    manuals; or "stdlib+source", the standard library's source code too"""
+    manuals; or "stdlib+source", the standard library's source code too; or tokens: the directory of a token store,
+    nanoGPT's .bin, Megatron's .idx (with tokenizer.path)"""
 
     sources: tuple[SourceConfig, ...] = ()
     """a mixture of several, in place of the path"""

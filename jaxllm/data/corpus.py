@@ -23,6 +23,7 @@ from jaxllm.data.config import STDLIB, STDLIB_SOURCE, DataConfig
 from jaxllm.data.documents import Document, read_documents
 from jaxllm.data.fill_in_the_middle import document_encoding
 from jaxllm.data.packing import plan_packing
+from jaxllm.data.prepared import DOCUMENTS_FOR_NAME_SPLIT, DocumentView, PreparedTokens, is_prepared
 from jaxllm.data.split import split_of
 from jaxllm.data.token_store import Layout, TokenStore, TokenStoreError, check_fingerprint, create_token_store
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 Part = Literal["train", "validation"]
 
 _FORMAT = 1
-
-# With fewer documents than this, whole documents are too coarse a unit to split by.
-_DOCUMENTS_FOR_NAME_SPLIT = 20
 
 # What of a config decides which text is in which store; the rest may change between runs over one corpus.
 _CORPUS_FIELDS = ("path", "validation_fraction", "split")
@@ -61,7 +59,7 @@ class SplitDocuments:
         parts = set()
         for count, document in enumerate(self._read(), start=1):
             parts.add(split_of(document.name, self.config.validation_fraction))
-            if count >= _DOCUMENTS_FOR_NAME_SPLIT and len(parts) == 2:
+            if count >= DOCUMENTS_FOR_NAME_SPLIT and len(parts) == 2:
                 return "name"
         return "tail"
 
@@ -94,7 +92,7 @@ class MixedDocuments:
     def __init__(self, config: DataConfig):
         self.config = config
         self.sources = {
-            source.name: SplitDocuments(replace(config, path=source.path, sources=(), stages=()))
+            source.name: split_documents(replace(config, path=source.path, sources=(), stages=()))
             for source in config.sources
         }
 
@@ -103,9 +101,14 @@ class MixedDocuments:
         return (text for documents in self.sources.values() for text in documents.texts(part))
 
 
-def split_documents(config: DataConfig) -> SplitDocuments | MixedDocuments:
-    """The documents of a config, of one source or of a mixture."""
-    return MixedDocuments(config) if config.sources else SplitDocuments(config)
+Documents = SplitDocuments | PreparedTokens | MixedDocuments
+
+
+def split_documents(config: DataConfig) -> Documents:
+    """The documents of a config, of one source or of a mixture; where a path names tokens, these."""
+    if config.sources:
+        return MixedDocuments(config)
+    return PreparedTokens(config) if is_prepared(config.path) else SplitDocuments(config)
 
 
 def source_documents(config: DataConfig) -> Iterator[Document]:
@@ -121,8 +124,8 @@ def source_documents(config: DataConfig) -> Iterator[Document]:
 class Corpus:
     """The two token stores of a run, and how their documents were split."""
 
-    train: TokenStore
-    validation: TokenStore
+    train: TokenStore | DocumentView
+    validation: TokenStore | DocumentView
     method: Literal["name", "tail"]
 
 
@@ -141,16 +144,19 @@ def open_corpora(directory: str | Path, config: DataConfig, tokenizer: Tokenizer
     }
 
 
-def prepare_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: str | Path) -> Corpus:
+def prepare_corpus(documents: SplitDocuments | PreparedTokens, tokenizer: Tokenizer, directory: str | Path) -> Corpus:
     """Tokenizes both parts in one pass into train/ and validation/ below `directory`, or opens what is there.
 
     The directory appears as a whole or not at all. One that is there is used if it was made by the same tokenizer and
-    with the same path, validation_fraction and split; the source is then not read again.
+    with the same path, validation_fraction and split; the source is then not read again. Tokens that are there already
+    are used where they lie, and nothing is written.
 
     Raises ValueError if a part gets no text, and TokenStoreError if what is there was made otherwise or is damaged;
     FileExistsError if something else is there; also what reading the documents raises.
     """
     directory = Path(directory)
+    if isinstance(documents, PreparedTokens):
+        return Corpus(*documents.split(tokenizer))
     try:
         _write_corpus(documents, tokenizer, directory)
     except OSError:
@@ -163,6 +169,8 @@ def prepare_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: s
 def open_corpus(directory: str | Path, config: DataConfig, tokenizer: Tokenizer) -> Corpus:
     """Opens what prepare_corpus wrote; raises TokenStoreError if it is not there, damaged, or was made otherwise."""
     directory = Path(directory)
+    if is_prepared(config.path):
+        return Corpus(*PreparedTokens(config).split(tokenizer))
     made = _read_description(directory)
     made_from = made["config"]
     asked = _corpus_fields(config)
@@ -281,12 +289,12 @@ class PartReport:
 def report_corpus(corpus: Corpus, config: DataConfig, row_length: int) -> tuple[PartReport, PartReport]:
     """Counts both parts, train first, packed into rows of `row_length` as the config says."""
 
-    def report(part: Part, store: TokenStore) -> PartReport:
+    def report(part: Part, store: TokenStore | DocumentView) -> PartReport:
         plan = plan_packing(store.lengths, row_length, packing=config.packing, seed=config.shuffle_seed)
         return PartReport(
             part=part,
             documents=store.documents,
-            empty_documents=store.manifest.empty_documents,
+            empty_documents=store.manifest.empty_documents if isinstance(store, TokenStore) else 0,
             bytes=store.num_bytes,
             tokens=store.num_tokens,
             row_length=row_length,

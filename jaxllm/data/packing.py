@@ -9,13 +9,11 @@ import bisect
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from jaxllm.data.config import Packing
 from jaxllm.data.token_source import TokenSource
-
-Packing = Literal["best_fit", "first_fit", "concat"]
 
 # (ids of a piece [n + 1], the inputs and the last target; its document, its first pair) -> the ids to train on instead,
 # not more of them. It must depend on nothing else, since a resumed run builds the row again.

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,16 +118,26 @@ class Shard:
         """The ids from token `begin` to before `end`, a view of the file."""
         return self._tokens[begin:end]
 
-    def id_of(self, document: int) -> str | None:
-        """A document's id; None in a store of format 1, which kept none."""
-        directory, documents = self.directory, self.manifest.documents
+    def id_of(self, document: int, number: int) -> str:
+        """A document's id; in a store of format 1, which kept none, its number in the store."""
         if "ids.bin" not in self.manifest.files:
-            return None
-        offsets = map_file(directory / "id_offsets.bin", "<i8", documents + 1)
-        begin, end = (int(offset) for offset in offsets[document : document + 2])
-        with open(directory / "ids.bin", "rb") as file:
+            return str(number)
+        begin, end = (int(offset) for offset in self._id_offsets()[document : document + 2])
+        with open(self.directory / "ids.bin", "rb") as file:
             file.seek(begin)
             return file.read(end - begin).decode("utf-8", errors="surrogatepass")
+
+    def ids(self, number: int) -> Iterator[str]:
+        """The ids of all documents; `number` is that of the first in the store."""
+        if "ids.bin" not in self.manifest.files:
+            yield from map(str, range(number, number + self.manifest.documents))
+            return
+        raw, offsets = (self.directory / "ids.bin").read_bytes(), self._id_offsets().tolist()
+        for begin, end in pairwise(offsets):
+            yield raw[begin:end].decode("utf-8", errors="surrogatepass")
+
+    def _id_offsets(self) -> np.ndarray:
+        return map_file(self.directory / "id_offsets.bin", "<i8", self.manifest.documents + 1)
 
     def verify(self) -> None:
         """Reads every file once; raises TokenStoreError unless each is as it was written."""

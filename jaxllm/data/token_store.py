@@ -201,8 +201,12 @@ class TokenStore:
     def id_of(self, document: int) -> str:
         """The id under which a document came. Raises IndexError if the store has no such document."""
         shard, inside = self._place(document)
-        known = shard.id_of(inside)
-        return str(document) if known is None else known
+        return shard.id_of(inside, document)
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all documents in order."""
+        for number in range(len(self._parts)):
+            yield from self._shard(number).ids(int(self._first[number]))
 
     def trace(self, begin: int, end: int) -> list[tuple[str, int, int]]:
         """Which documents the store's tokens `begin` to before `end` are from, all documents end to end: for each its

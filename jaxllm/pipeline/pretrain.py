@@ -12,8 +12,8 @@ import numpy as np
 from jaxllm import tokenizers
 from jaxllm.data.corpus import (
     Corpus,
+    Documents,
     MixedDocuments,
-    SplitDocuments,
     open_corpora,
     open_corpus,
     prepare_corpora,
@@ -58,7 +58,7 @@ def pretrain(
     directory: str | Path,
     reporter: Reporter,
     *,
-    documents: SplitDocuments | None = None,
+    documents: Documents | None = None,
     profile: bool = False,
     began: float | None = None,
 ) -> Pretrained:
@@ -81,6 +81,7 @@ def pretrain(
             run.push()
         reporter.say(describe_corpus(corpus))
         loader, validation = make_batches(experiment, corpus, tokenizer)
+        reporter.say(describe_packing(experiment, loader))
         with loader:
             # Before each checkpoint, so that the log in the bucket reaches at least to where that resumes.
             copies = Event("copy to the bucket", experiment.checkpoints.every, lambda state, step: run.push())
@@ -101,7 +102,7 @@ def open_run(directory: str | Path) -> RunDirectory:
     return run
 
 
-def prepare(documents: SplitDocuments | MixedDocuments, tokenizer: Tokenizer, directory: Path) -> Corpora:
+def prepare(documents: Documents, tokenizer: Tokenizer, directory: Path) -> Corpora:
     """The token stores of a run; see data.corpus."""
     if isinstance(documents, MixedDocuments):
         return prepare_corpora(documents, tokenizer, directory)
@@ -116,7 +117,10 @@ def open_prepared(experiment: Experiment, tokenizer: Tokenizer, directory: Path)
 
 
 def prepare_tokenizer(
-    experiment: Experiment, documents: SplitDocuments | MixedDocuments, directory: Path, reporter: Reporter
+    experiment: Experiment,
+    documents: Documents,
+    directory: Path,
+    reporter: Reporter,
 ) -> Tokenizer:
     """The run's own tokenizer if it has one; else loaded or trained as the config says, and saved there."""
     if directory.exists():
@@ -200,7 +204,8 @@ def token_lengths(tokenizer: Tokenizer, model: ModelConfig) -> np.ndarray:
 
 def describe_corpus(corpus: Corpora) -> str:
     def part(name: str, store) -> str:
-        return f"{store.documents:,} documents, {store.num_bytes:,} bytes, {store.num_tokens:,} tokens for {name}"
+        size = f"{store.num_bytes:,} bytes, " if store.num_bytes else ""
+        return f"{store.documents:,} documents, {size}{store.num_tokens:,} tokens for {name}"
 
     def whole(corpus: Corpus) -> str:
         training, validation = part("training", corpus.train), part("validation", corpus.validation)
@@ -209,3 +214,13 @@ def describe_corpus(corpus: Corpora) -> str:
     if isinstance(corpus, Corpus):
         return f"corpus     {whole(corpus)}"
     return "\n".join(f"{'corpus' if not i else '':11}{name}: {whole(c)}" for i, (name, c) in enumerate(corpus.items()))
+
+
+def describe_packing(experiment: Experiment, loader: TrainLoader) -> str:
+    """How full the rows of training are; of windows it is not known before they are read."""
+    data = experiment.data
+    line = f"packing    {data.packing}, rows of {experiment.model.context_length}"
+    if data.packing_window:
+        return f"{line}, in windows of {data.packing_window:,} documents"
+    full = [f"{name} {part:.1%}".strip() for name, part in loader.utilization.items()]
+    return f"{line}, filled to {', '.join(full)}"

@@ -1,6 +1,7 @@
 """From text on disk to a run directory, as `jaxllm train` does it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -162,13 +163,18 @@ def mixed(text_file, tmp_path_factory):
             special_tokens=("<|endoftext|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
         ),
     )
-    directory = tmp_path_factory.mktemp("runs") / "mixed"
-    return directory, experiment, pretrain(experiment, directory, Silent())
+    directory, said = tmp_path_factory.mktemp("runs") / "mixed", []
+    reporter = Silent()
+    reporter.say = said.append
+    return directory, said, pretrain(experiment, directory, reporter)
 
 
 def test_a_mixture_is_trained_from_a_config_and_its_sources_are_counted(mixed):
-    directory, _, result = mixed
+    directory, said, result = mixed
     assert result.outcome.finished
+    corpus, packing = (next(text for text in said if text.startswith(word)) for word in ("corpus", "packing"))
+    assert re.search(r"corpus     prose: 1 documents, .*\n {11}code: 1 documents, ", corpus)
+    assert re.fullmatch(r"packing    best_fit, rows of 32, filled to prose \d+\.\d%, code \d+\.\d%", packing)
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
     assert [row["tokens/prose"] for row in rows] == [192, 384, 576, 768, 960, 1152, 1152, 1152]

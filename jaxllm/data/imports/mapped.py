@@ -45,6 +45,9 @@ class MappedDocuments:
     def documents(self) -> int:
         return len(self.begins)
 
+    num_bytes = 0
+    """of text: not known"""
+
     @property
     def num_tokens(self) -> int:
         return int(self.lengths.sum())
