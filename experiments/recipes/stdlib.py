@@ -9,6 +9,7 @@ frames of "|" count as words without letters, and that its pages repeat lines on
 from jaxllm.data.cleaning import Clean
 from jaxllm.data.dedup import ExactDocuments, MinHash
 from jaxllm.data.only import Only
+from jaxllm.data.pii import RemovePersonalData
 from jaxllm.data.quality.chain import Chain
 from jaxllm.data.quality.code import CodeCharacters, CodeIsEncodedData, CodeLines
 from jaxllm.data.quality.gopher import GopherQuality
@@ -27,6 +28,7 @@ def recipe() -> Recipe:
             Only((PROSE,), Clean(boilerplate_lines=False, repeated_lines=0)),
             Only((PROSE,), GopherQuality(min_alphabetic_words=0.3, max_symbols_per_word=None)),
             Only((CODE,), Chain((CodeLines(), CodeCharacters(), CodeIsEncodedData()), name="code")),
+            RemovePersonalData(),
             ExactDocuments(),
             MinHash(),
         ),

@@ -105,6 +105,9 @@ def _begin(layout: Layout, asked: dict[str, Any]) -> None:
     path = layout.work / "begun.json"
     begun = read_json(path)
     if begun is not None:
+        if not (layout.root / "tokenizer").exists() and not (layout.work / "tokens").exists():
+            # Nothing depends on them yet, so a vocabulary that the text is too small for need not cost the whole run.
+            begun["recipe"] |= {name: asked["recipe"][name] for name in ("tokenizer", "tokenizer_bytes")}
         refuse_other(layout, begun, asked)
         return
     if strays := sorted({path.name for path in layout.root.iterdir()} - {"work"}):

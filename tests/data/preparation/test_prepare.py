@@ -13,10 +13,12 @@ import pytest
 from jaxllm.data.engines import make_engine
 from jaxllm.data.engines.local import Local
 from jaxllm.data.preparation import files, open_prepared, prepare, run
+from jaxllm.data.preparation.tokens import Tokenize
 from jaxllm.data.recipe import load_recipe
 from jaxllm.data.records import texts_of
 from jaxllm.data.stages import judged, rewritten
 from jaxllm.data.token_store import TokenStore
+from jaxllm.tokenizers.config import TokenizerConfig
 from tests.data.preparation.small import Deadly, SameText, Short, Upper, rows, small_recipe, tree, write_texts
 
 REPOSITORY = Path(__file__).parents[3]
@@ -163,6 +165,7 @@ def test_killed_at_every_shard_a_run_goes_on_to_the_same_bytes(texts, tmp_path):
 
 RECIPE = """
 from pathlib import Path
+from jaxllm.tokenizers.config import TokenizerConfig
 from tests.data.preparation.small import Deadly, small_recipe
 
 def recipe():
@@ -234,7 +237,8 @@ class OneName:
     name: str = "lines"
 
     def shards(self):
-        from tests.data.preparation.small import Lines
+        from jaxllm.tokenizers.config import TokenizerConfig
+from tests.data.preparation.small import Lines
 
         return [Renamed(part) for part in Lines(self.folder).shards()]
 
@@ -265,6 +269,20 @@ def test_another_recipe_or_other_inputs_are_refused(texts, whole, tmp_path):
     with pytest.raises(ValueError, match=r"shards.00000.parts.0.1 was \d+, is 28"):
         prepare(recipe, tmp_path / "out", Local())
     assert tree(tmp_path / "out") == before
+
+
+def test_a_tokenizer_that_can_not_be_trained_costs_nothing_else(texts, whole, tmp_path):
+    greedy = small_recipe(texts, tokenizer=TokenizerConfig(vocab_size=30_000))
+    with pytest.raises(ValueError, match="tokenizer.vocab_size can be at most"):
+        prepare(greedy, tmp_path / "out", Local())
+
+    class NoPasses(Local):
+        def run(self, tasks):
+            assert all(isinstance(task, Tokenize) for task in tasks)
+            return super().run(tasks)
+
+    prepare(small_recipe(texts), tmp_path / "out", NoPasses())
+    assert tree(tmp_path / "out") == tree(whole)
 
 
 def test_a_finished_run_is_not_done_again(texts, whole):
