@@ -1,4 +1,4 @@
-"""Pages of a crawl to a corpus, by the published rules: C4, Gopher and FineWeb's, personal data out, near duplicates out.
+"""Pages of a crawl to a corpus: the rules of Gopher, C4 and FineWeb, personal data out, near duplicates out.
 
     jaxllm data prepare web --sources.crawl.path "crawl/*.warc.wet.gz" --engine processes
 

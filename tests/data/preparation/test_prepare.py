@@ -19,7 +19,7 @@ from jaxllm.data.records import texts_of
 from jaxllm.data.stages import judged, rewritten
 from jaxllm.data.token_store import TokenStore
 from jaxllm.tokenizers.config import TokenizerConfig
-from tests.data.preparation.small import Deadly, SameText, Short, Upper, rows, small_recipe, tree, write_texts
+from tests.data.preparation.small import Deadly, Lines, SameText, Short, Upper, rows, small_recipe, tree, write_texts
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -237,8 +237,6 @@ class OneName:
     name: str = "lines"
 
     def shards(self):
-        from jaxllm.tokenizers.config import TokenizerConfig
-from tests.data.preparation.small import Lines
 
         return [Renamed(part) for part in Lines(self.folder).shards()]
 
