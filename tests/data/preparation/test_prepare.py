@@ -6,16 +6,18 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from jaxllm.data.engines import make_engine
 from jaxllm.data.engines.local import Local
-from jaxllm.data.preparation import files, open_prepared, prepare, run
+from jaxllm.data.preparation import files, open_prepared, prepare, run, shard_pass
 from jaxllm.data.preparation.tokens import Tokenize
 from jaxllm.data.recipe import load_recipe
-from jaxllm.data.records import texts_of
+from jaxllm.data.records import records, texts_of
 from jaxllm.data.stages import judged, rewritten
 from jaxllm.data.token_store import TokenStore
 from jaxllm.tokenizers.config import TokenizerConfig
@@ -107,6 +109,15 @@ def test_processes_make_the_same_bytes(texts, whole, tmp_path):
     for name in theirs:
         if name.startswith(("documents", "dropped", "tokens")):
             assert mine[name] == theirs[name], name
+
+
+def test_many_batches_in_a_shard_are_as_one(texts, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BATCH_ROWS", 3)
+    monkeypatch.setattr(shard_pass, "records", partial(records, rows=3))
+    prepare(small_recipe(texts, tokens=False), tmp_path / "out", Local())
+    assert pq.read_metadata(tmp_path / "out/documents/00000.parquet").num_row_groups > 1
+    for part in ("documents", "dropped"):
+        assert rows(tmp_path / "out" / part) == rows(whole / part)
 
 
 class Interrupted(Exception):
