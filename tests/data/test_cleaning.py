@@ -48,7 +48,8 @@ MISREAD = {
     "cafÃ©": "café", "itâ€™s": "it’s", "â€œquotedâ€\x9d": "“quoted”", "Â£5 and 5 Â°C": "£5 and 5 °C",
     "ÐŸÑ€Ð¸Ð²ÐµÑ‚": "Привет", "æ—¥æœ¬èªž": "日本語", "ðŸ˜€": "😀", "РџСЂРёРІРµС‚": "Привет", "it‚Äôs": "it’s",
     "GruÃŸ": "Gruß", "Ã¢â‚¬â„¢": "’", "ÃƒÂ©": "é", "\x93hi\x94": "“hi”", "MÃœNCHEN": "MÜNCHEN",
-    "Ä\x8deÅ¡tina": "čeština",    "Ä°stanbul": "İstanbul", "Ã€ la carte": "À la carte", "×©×œ×•×\x9d": "שלום", "caf√©": "café",
+    "Ä\x8deÅ¡tina": "čeština",
+    "Ä°stanbul": "İstanbul", "Ã€ la carte": "À la carte", "×©×œ×•×\x9d": "שלום", "caf√©": "café",
 }  # fmt: skip
 
 
@@ -165,8 +166,7 @@ def test_lines_of_boilerplate_go(line):
 
 def test_lines_that_speak_of_the_same_things_stay():
     text = "She baked cookies to share on Sunday.\nJavaScript is a language.\nHer rights were reserved for her.\n" + (
-        "In a long paragraph about law, the words all rights reserved may come up, and there is no reason to remove it. "
-        * 3
+        "In a long paragraph about law, the words all rights reserved may come up, and nobody takes it out. " * 3
     )
     assert Clean().cleaned(text) == text.rstrip()
 
