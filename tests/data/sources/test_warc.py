@@ -93,6 +93,7 @@ def test_what_is_no_page_is_passed_over(tmp_path):
         ("windows-1252", "; charset=ISO-8859-1", ""),
         ("shift_jis", "; charset=Shift_JIS", ""),
         ("koi8-r", "", "<meta charset=koi8-r>"),
+        ("koi8-r", "; charset=utf-8", "<meta charset=koi8-r>"),
         ("gb18030", "", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
         ("euc-kr", '; charset="euc-kr"', ""),
     ],
