@@ -1,7 +1,7 @@
 """An HTML page as a list of text blocks, each with what is needed to tell main text from boilerplate.
 
-No tree is built: one regular expression finds the tags, and a stack of the open elements says where a block lies. All of
-it takes less time than the standard library's html.parser with handlers that do nothing, and any string is a page.
+No tree is built: one regular expression finds the tags, and a stack of the open elements says where a block lies. It
+all takes less time than the standard library's html.parser with handlers that do nothing, and any string is a page.
 """
 
 from __future__ import annotations
