@@ -18,6 +18,8 @@ LETTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.catego
 def test_every_letter_mark_and_number_of_unicode_stays():
     text = "\n".join(f"{'x'.join(LETTERS[at : at + 50])} {at}" for at in range(0, len(LETTERS), 50))
     assert Clean(mojibake=False).cleaned(text) == unicodedata.normalize("NFC", text)
+    # What is odd makes all of the text go through every rule.
+    assert Clean(mojibake=False).cleaned(f"\0{text}\u200b\u2003\u200d \n") == unicodedata.normalize("NFC", text)
     alone = " ".join(LETTERS)
     assert Clean().cleaned(alone) == unicodedata.normalize("NFC", alone)
 
@@ -25,6 +27,7 @@ def test_every_letter_mark_and_number_of_unicode_stays():
 @given(st.text(st.sampled_from(LETTERS), min_size=1))
 def test_no_word_of_letters_is_changed(word):
     assert Clean(mojibake=False, form="").cleaned(word) == word
+    assert Clean(mojibake=False, form="").cleaned(f"{word}\n\0\u2003") == word
     repaired = repair_mojibake(word)
     assert repaired == word or (
         len(repaired) < len(word) and any("\xc2" <= char <= "\xf4" or char in "РС" for char in word)

@@ -23,6 +23,9 @@ _NOT_TEXT = {"script", "style", "noscript", "template", "svg", "math", "iframe",
 }  # fmt: skip
 _END = {name: re.compile(rf"</{name}[\s/>]", re.IGNORECASE) for name in _NOT_TEXT}
 
+# Elements inside so many others are not told apart from what holds them; browsers draw the same line.
+_DEEPEST = 512
+
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _CONTAINERS = {
     "address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog", "div", "dl", "dt",
@@ -197,6 +200,8 @@ class _PageReader:
             self.page.language = self.page.language or found.get("lang", found.get("xml:lang", ""))
             return
         self._flush()
+        if len(stack) > _DEEPEST:
+            return
         number = len(self.page.parents)
         parent = stack[-1]
         self.page.parents.append(parent.number)

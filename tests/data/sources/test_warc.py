@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from jaxllm.data.sources import Files
+from jaxllm.data.sources import Files, warc
 
 PARAGRAPH = "The harbour of the old town was quiet that morning, and nobody had seen the ships come in. " * 2
 
@@ -190,8 +190,9 @@ def test_a_record_that_is_too_long_is_passed_over(tmp_path):
     assert "longer than a document may be" in problem.message
 
 
-def test_a_page_that_is_a_bomb(tmp_path):
-    body = gzip.compress(bytes(70 << 20))
+def test_a_page_that_is_a_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(warc, "_LARGEST_PAGE", 1 << 20)
+    body = gzip.compress(bytes(2 << 20))
     headers = "Content-Type: text/html\r\nContent-Encoding: gzip"
     documents, [problem] = read(write(tmp_path / "a.warc", [response(1, body, headers), wet(2)]))
     assert len(documents) == 1 and "unpacks to more than" in problem.message
