@@ -18,6 +18,8 @@ LETTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.catego
 def test_every_letter_mark_and_number_of_unicode_stays():
     text = "\n".join(f"{'x'.join(LETTERS[at : at + 50])} {at}" for at in range(0, len(LETTERS), 50))
     assert Clean(mojibake=False).cleaned(text) == unicodedata.normalize("NFC", text)
+    # What is odd makes all of the text go through every rule.
+    assert Clean(mojibake=False).cleaned(f"\0{text}\u200b\u2003\u200d \n") == unicodedata.normalize("NFC", text)
     alone = " ".join(LETTERS)
     assert Clean().cleaned(alone) == unicodedata.normalize("NFC", alone)
 
@@ -25,6 +27,7 @@ def test_every_letter_mark_and_number_of_unicode_stays():
 @given(st.text(st.sampled_from(LETTERS), min_size=1))
 def test_no_word_of_letters_is_changed(word):
     assert Clean(mojibake=False, form="").cleaned(word) == word
+    assert Clean(mojibake=False, form="").cleaned(f"{word}\n\0\u2003") == word
     repaired = repair_mojibake(word)
     assert repaired == word or (
         len(repaired) < len(word) and any("\xc2" <= char <= "\xf4" or char in "РС" for char in word)
@@ -48,7 +51,8 @@ MISREAD = {
     "cafÃ©": "café", "itâ€™s": "it’s", "â€œquotedâ€\x9d": "“quoted”", "Â£5 and 5 Â°C": "£5 and 5 °C",
     "ÐŸÑ€Ð¸Ð²ÐµÑ‚": "Привет", "æ—¥æœ¬èªž": "日本語", "ðŸ˜€": "😀", "РџСЂРёРІРµС‚": "Привет", "it‚Äôs": "it’s",
     "GruÃŸ": "Gruß", "Ã¢â‚¬â„¢": "’", "ÃƒÂ©": "é", "\x93hi\x94": "“hi”", "MÃœNCHEN": "MÜNCHEN",
-    "Ä\x8deÅ¡tina": "čeština",    "Ä°stanbul": "İstanbul", "Ã€ la carte": "À la carte", "×©×œ×•×\x9d": "שלום", "caf√©": "café",
+    "Ä\x8deÅ¡tina": "čeština",
+    "Ä°stanbul": "İstanbul", "Ã€ la carte": "À la carte", "×©×œ×•×\x9d": "שלום", "caf√©": "café",
 }  # fmt: skip
 
 
@@ -165,8 +169,7 @@ def test_lines_of_boilerplate_go(line):
 
 def test_lines_that_speak_of_the_same_things_stay():
     text = "She baked cookies to share on Sunday.\nJavaScript is a language.\nHer rights were reserved for her.\n" + (
-        "In a long paragraph about law, the words all rights reserved may come up, and there is no reason to remove it. "
-        * 3
+        "In a long paragraph about law, the words all rights reserved may come up, and nobody takes it out. " * 3
     )
     assert Clean().cleaned(text) == text.rstrip()
 

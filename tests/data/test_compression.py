@@ -34,7 +34,7 @@ def test_members_one_after_another_are_one_stream(suffix):
     assert read(b"".join(packed), suffix) == (b"".join(MEMBERS), [])
     assert read(b"".join(packed) + bytes(1000), suffix) == (b"".join(MEMBERS), [])  # padding
     assert read(b"", suffix) == (b"", [])
-    large = random.Random(0).randbytes(300_000) * 4
+    large = random.Random(0).randbytes(150_000) * 8
     assert read(COMPRESS[suffix](large), suffix) == (large, [])
 
 
@@ -56,6 +56,7 @@ def test_what_came_before_a_cut_is_kept(suffix):
     got, [(offset, message)] = read(raw[:-50], suffix)
     assert b"".join(MEMBERS).startswith(got.removesuffix(b"|")) and got.startswith(b"".join(MEMBERS[:4]))
     assert "ends inside" in message and offset > 0
+    assert suffix != ".gz" or len(got) > sum(map(len, MEMBERS[:4])) + 1000
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -1,7 +1,7 @@
 """An HTML page as a list of text blocks, each with what is needed to tell main text from boilerplate.
 
-No tree is built: one regular expression finds the tags, and a stack of the open elements says where a block lies. This
-takes a fifth of the time of a tree in Python, and any bytes are a page.
+No tree is built: one regular expression finds the tags, and a stack of the open elements says where a block lies. It
+all takes less time than the standard library's html.parser with handlers that do nothing, and any string is a page.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ _NOT_TEXT = {"script", "style", "noscript", "template", "svg", "math", "iframe",
     "canvas", "audio", "video", "datalist", "button", "title"
 }  # fmt: skip
 _END = {name: re.compile(rf"</{name}[\s/>]", re.IGNORECASE) for name in _NOT_TEXT}
+
+# Elements inside so many others are not told apart from what holds them; browsers draw the same line.
+_DEEPEST = 512
 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _CONTAINERS = {
@@ -197,6 +200,8 @@ class _PageReader:
             self.page.language = self.page.language or found.get("lang", found.get("xml:lang", ""))
             return
         self._flush()
+        if len(stack) > _DEEPEST:
+            return
         number = len(self.page.parents)
         parent = stack[-1]
         self.page.parents.append(parent.number)

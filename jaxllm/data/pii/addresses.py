@@ -10,7 +10,7 @@ from collections.abc import Iterator
 # Letters of any script with spaces between its words; in Chinese and Japanese, text goes on right beside an address.
 _UNSPACED = "\u2e80-\u9fff\uac00-\ud7af\uf900-\uffef"
 _ALNUM = rf"[^\W_{_UNSPACED}]"
-_LOCAL = re.compile(rf"(?:{_ALNUM}|[._%+'-]){{1,64}}\Z")
+_LOCAL_BACKWARDS = re.compile(rf"(?:{_ALNUM}|[._%+'-]){{1,64}}")
 _DOMAIN = re.compile(
     rf"(?:{_ALNUM}(?:(?:{_ALNUM}|-){{0,62}}{_ALNUM})?\.){{1,8}}([^\W\d_{_UNSPACED}]{{2,24}}|xn--[a-z0-9-]{{2,40}})"
     rf"(?![^\W{_UNSPACED}]|@)"
@@ -56,10 +56,10 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
     at = text.find("@")
     while at >= 0:
         end = at + 1
-        local = _LOCAL.search(text, max(0, at - 65), at)
+        local = _LOCAL_BACKWARDS.match(text[max(0, at - 64) : at][::-1])
         domain = _DOMAIN.match(text, at + 1) if local else None
         if domain and domain[1].lower() not in _NO_TOP_LEVEL:
-            start, end = at - len(local[0].lstrip(".'-")), domain.end()
+            start, end = at - len(local[0].rstrip(".'-")), domain.end()
             name = text[start:at]
             behind = text[end : end + 2]
             # git@github.com:name/project and https://user:password@host/ are no mailboxes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,12 +42,13 @@ class Finding:
 
 def find(text: str, kinds: Iterable[Kind] = KINDS) -> list[Finding]:
     """What is in a text, in order, without overlaps."""
-    found: list[Finding] = []
+    found: list[tuple[int, int, Kind]] = []
     for kind in (kind for kind in KINDS if kind in set(kinds)):
         for start, end in _DETECTORS[kind](text):
-            if all(end <= other.start or start >= other.end for other in found):
-                found.append(Finding(kind, start, end))
-    return sorted(found, key=lambda finding: finding.start)
+            at = bisect_left(found, (start,))
+            if (at == 0 or found[at - 1][1] <= start) and (at == len(found) or end <= found[at][0]):
+                found.insert(at, (start, end, kind))
+    return [Finding(kind, start, end) for start, end, kind in found]
 
 
 def replace(text: str, kinds: Iterable[Kind] = KINDS) -> tuple[str, Counter[str]]:

@@ -116,10 +116,10 @@ def test_any_text_is_a_page(parts):
 
 
 @pytest.mark.parametrize(
-    "part", ["<", "<a ", "<a '", '<b ">" ', "<!--", "<div>", "<td>", "<ul><li>", "</p>", "&", "<script>", "<p a=1 "]
+    "part", ["<", "<a ", "<a '", '<b ">" ', "<!--", "<div>x", "<td>", "<ul><li>", "</p>", "&", "<script>", "<p a=1 "]
 )
 def test_hostile_pages_take_no_more_time_than_others(part):
-    html = part * (100_000 // len(part)) + "'"
+    html = part * (40_000 // len(part)) + "'"
     start = time.perf_counter()
     extract(html)
     extract(html + ">")

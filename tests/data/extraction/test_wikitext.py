@@ -63,5 +63,5 @@ def test_any_text_is_a_page(parts):
 @pytest.mark.parametrize("part", ["{{", "[[", "[[a|", "{|\n", "<ref>", "<!--", "[http://", "'", "=", "(;", "<a ", "* "])
 def test_markup_that_never_ends_takes_no_more_time(part):
     start = time.perf_counter()
-    wikitext_to_text(part * (100_000 // len(part)))
+    wikitext_to_text(part * (40_000 // len(part)))
     assert time.perf_counter() - start < 10

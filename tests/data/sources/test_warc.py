@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from jaxllm.data.sources import Files
+from jaxllm.data.sources import Files, warc
 
 PARAGRAPH = "The harbour of the old town was quiet that morning, and nobody had seen the ships come in. " * 2
 
@@ -93,6 +93,7 @@ def test_what_is_no_page_is_passed_over(tmp_path):
         ("windows-1252", "; charset=ISO-8859-1", ""),
         ("shift_jis", "; charset=Shift_JIS", ""),
         ("koi8-r", "", "<meta charset=koi8-r>"),
+        ("koi8-r", "; charset=utf-8", "<meta charset=koi8-r>"),
         ("gb18030", "", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
         ("euc-kr", '; charset="euc-kr"', ""),
     ],
@@ -189,8 +190,9 @@ def test_a_record_that_is_too_long_is_passed_over(tmp_path):
     assert "longer than a document may be" in problem.message
 
 
-def test_a_page_that_is_a_bomb(tmp_path):
-    body = gzip.compress(bytes(70 << 20))
+def test_a_page_that_is_a_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(warc, "_LARGEST_PAGE", 1 << 20)
+    body = gzip.compress(bytes(2 << 20))
     headers = "Content-Type: text/html\r\nContent-Encoding: gzip"
     documents, [problem] = read(write(tmp_path / "a.warc", [response(1, body, headers), wet(2)]))
     assert len(documents) == 1 and "unpacks to more than" in problem.message
