@@ -29,7 +29,7 @@ LIGHT, HEAVY = (0.0, 0.004, 0.008, 0.015), (0.1, 0.15)
 
 @functools.cache
 def source_lines(folder: Path | None) -> tuple[list[str], list[str]]:
-    """Lines of English and lines of code."""
+    """Sentences or lines of English, and lines of code; long paragraphs would be whole documents that occur twice."""
     english, code = [], []
     for document in stdlib_documents(include_source=True):
         (code if document.name.endswith(".py") else english).extend(document.text.splitlines())
@@ -39,7 +39,8 @@ def source_lines(folder: Path | None) -> tuple[list[str], list[str]]:
                 english.extend(document.text.splitlines())
         except DocumentError as error:
             print(f"left out: {error}")
-    return [[line for line in lines if len(line) > 30] for lines in (english, code)]
+    sentences = [sentence for line in english for sentence in re.split(r"(?<=[.!?]) ", line)]
+    return [[line for line in lines if 30 < len(line) < 400] for lines in (sentences, code)]
 
 
 def make_corpus(out: Path, megabytes: float, folder: Path | None, seed: int = 0) -> int:
