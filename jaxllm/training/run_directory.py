@@ -30,6 +30,7 @@ RESUMABLE = (
     "data.path",
     "data.read_threads",
     "data.prefetch_batches",
+    "data.device_prefetch",
 )
 
 
