@@ -3,7 +3,7 @@
 Originals are passages of real text put together anew: runs of some lines each from several places, so that there can be
 more of them than the source has text, and so that they share passages as pages of the web do, but no two of them
 overlap by much. A part of them is copied, with words changed, left out and put in: lightly, so that the Jaccard
-similarity of word 5-grams with the original stays above 0.8 or so (duplicates), or heavily, so that it falls below 0.55
+similarity of word 5-grams with the original stays above 0.8 (duplicates), or heavily, so that it falls below 0.55
 (which are not).
 """
 
@@ -25,11 +25,13 @@ DUPLICATED, LOOKALIKES = 0.15, 0.08
 # One word in so many is edited. A changed word is in five 5-grams of both texts: at a rate p, similarity is about
 # (1 - p)^5 / (2 - (1 - p)^5).
 LIGHT, HEAVY = (0.0, 0.004, 0.008, 0.015), (0.1, 0.15)
+# What counts as a duplicate of the original, and what does not; nothing lies between.
+DUPLICATE, NO_DUPLICATE = 0.8, 0.55
 
 
 @functools.cache
 def source_lines(folder: Path | None) -> tuple[list[str], list[str]]:
-    """Lines of English and lines of code."""
+    """Sentences or lines of English, and lines of code; long paragraphs would be whole documents that occur twice."""
     english, code = [], []
     for document in stdlib_documents(include_source=True):
         (code if document.name.endswith(".py") else english).extend(document.text.splitlines())
@@ -39,7 +41,8 @@ def source_lines(folder: Path | None) -> tuple[list[str], list[str]]:
                 english.extend(document.text.splitlines())
         except DocumentError as error:
             print(f"left out: {error}")
-    return [[line for line in lines if len(line) > 30] for lines in (english, code)]
+    sentences = [sentence for line in english for sentence in re.split(r"(?<=[.!?]) ", line)]
+    return [[line for line in lines if 30 < len(line) < 400] for lines in (sentences, code)]
 
 
 def make_corpus(out: Path, megabytes: float, folder: Path | None, seed: int = 0) -> int:
@@ -75,12 +78,25 @@ def _family(lines: list[str], chance: random.Random) -> tuple[list[str], list[bo
     drawn = chance.random()
     if drawn < DUPLICATED:
         copies = min(int(chance.expovariate(0.7)) + 1, 8)
-        return [original, *(_edited(original, chance.choice(LIGHT), lines, chance) for _ in range(copies))], [True] * (
-            copies + 1
-        )
+        rates = [chance.choice(LIGHT) for _ in range(copies)]
+        edited = [_edited(original, rate, lines, chance) for rate in rates]
+        # The few that lost too much, since a document is short or a word of code is many, are not edited at all.
+        edited = [copy if similarity(original, copy) >= DUPLICATE else original for copy in edited]
+        return [original, *edited], [True] * (copies + 1)
     if drawn < DUPLICATED + LOOKALIKES:
-        return [original, _edited(original, chance.choice(HEAVY), lines, chance)], [False, False]
+        lookalike = _edited(original, chance.choice(HEAVY), lines, chance)
+        if similarity(original, lookalike) <= NO_DUPLICATE:
+            return [original, lookalike], [False, False]
     return [original], [False]
+
+
+def similarity(one: str, other: str) -> float:
+    """Jaccard similarity of word 5-grams, plainly."""
+    mine, theirs = (
+        set(zip(*(words[at:] for at in range(5)), strict=False))
+        for words in (re.findall(r"\w+", text.lower()) for text in (one, other))
+    )
+    return len(mine & theirs) / max(len(mine | theirs), 1)
 
 
 def _original(lines: list[str], chance: random.Random) -> str:

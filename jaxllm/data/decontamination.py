@@ -41,8 +41,8 @@ HITS = pa.schema(
 _SHINGLE = 3
 # A triple that is in more items than this ("which of the") does not make an item a candidate.
 _COMMON = 20
-# Of the filter before the search: one bit of a hash table of 2^22 places for each run of words in the index.
-_FILTER_SHIFT = np.uint64(42)
+# The filter before the search has so many places for each run of words, up to 2^26 (64 MB): one in 16 passes wrongly.
+_PLACES = 16
 # Parts of a huge document overlap by so many bytes; an item that is cut twice by their bounds would have to be longer.
 _OVERLAP = 1 << 16
 
@@ -222,30 +222,37 @@ class _Runs:
     owners: np.ndarray
     places: np.ndarray
     known: np.ndarray
-    """bool[2^22]: whether any hash begins with these bits"""
+    """bool[2^k]: whether any hash begins with these k bits"""
 
     @classmethod
-    def of(cls, size: int, hashes: list[np.ndarray], owners: list[int]) -> _Runs:
+    def of(cls, size: int, hashes: list[np.ndarray], owners: list[int], most: int | None = None) -> _Runs:
+        """Hashes of each owner's runs in their order; what occurs more than `most` times is left out."""
         joined = np.concatenate([np.zeros(0, np.uint64), *hashes])
         owner = np.repeat(np.array(owners, np.int64), [len(one) for one in hashes])
         place = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(one)) for one in hashes)])
         order = np.argsort(joined, kind="stable")
-        known = np.zeros(1 << 22, bool)
-        known[joined >> _FILTER_SHIFT] = True
-        return cls(size, joined[order], owner[order], place[order], known)
+        if most is not None and len(order):
+            _, which, count = np.unique(joined[order], return_inverse=True, return_counts=True)
+            order = order[count[which] <= most]
+        joined = joined[order]
+        known = np.zeros(1 << min((_PLACES * len(joined)).bit_length(), 26), bool)
+        known[joined >> _shift(known)] = True
+        return cls(size, joined, owner[order], place[order], known)
 
-    def found_in(self, words: Words, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of a word at which a run begins and a row of this index; runs of more than `most` rows left out."""
+    def found_in(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a word at which a run begins and a row of this index."""
         hashes = runs(words.hashes, self.size)
-        at = np.flatnonzero(self.known[hashes >> _FILTER_SHIFT])
+        at = np.flatnonzero(self.known[hashes >> _shift(self.known)])
         document = np.searchsorted(words.offsets, at, side="right") - 1
         at = at[at + self.size <= words.offsets[document + 1]]
         first = np.searchsorted(self.hashes, hashes[at])
         count = np.searchsorted(self.hashes, hashes[at], side="right") - first
-        if most is not None:
-            count[count > most] = 0
         rows = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
         return np.repeat(at, count), rows
+
+
+def _shift(known: np.ndarray) -> np.uint64:
+    return np.uint64(64 - (len(known).bit_length() - 1))
 
 
 class Index:
@@ -261,9 +268,10 @@ class Index:
             if owners:
                 self._exact.append(_Runs.of(size, [runs(hashes[row], size) for row in owners], owners))
         long = [row for row, one in enumerate(hashes) if len(one) >= words]
-        self._triples = _Runs.of(_SHINGLE, [runs(hashes[row], _SHINGLE) for row in long], long)
+        self._triples = _Runs.of(_SHINGLE, [runs(hashes[row], _SHINGLE) for row in long], long, _COMMON)
         self._sets = {row: frozenset(runs(hashes[row], _SHINGLE).tolist()) for row in long}
-        self._needed = self._rare_triples_needed()
+        # Of each text the triples that can make a candidate of it.
+        self._rare = np.bincount(self._triples.owners, minlength=len(texts))
 
     def exact(self, words: Words) -> list[_Hit]:
         """Every run; overlapping runs of one text made one."""
@@ -283,7 +291,7 @@ class Index:
         """The same for windows as long as a text whose triples overlap with its own; the best window of each text."""
         if not similarity or not len(self._triples.hashes):
             return []
-        at, rows = self._triples.found_in(words, _COMMON)
+        at, rows = self._triples.found_in(words)
         owner = self._triples.owners[rows]
         document = np.searchsorted(words.offsets, at, side="right") - 1
         order = np.lexsort((at, owner, document))
@@ -295,7 +303,7 @@ class Index:
         within = np.searchsorted(place, place + self.lengths[owner]) - np.arange(len(place))
         triples = runs(words.hashes, _SHINGLE)
         best: dict[tuple[int, int, int], tuple[float, int, int]] = {}
-        for row in np.flatnonzero(within >= np.maximum(self._needed[owner] * similarity, 1)).tolist():
+        for row in np.flatnonzero(within >= np.maximum(self._rare[owner] * similarity, 1)).tolist():
             text, one, first = int(owner[row]), int(document[row]), int(begin[row])
             first, after = max(first, words.offsets[one]), min(first + self.lengths[text], words.offsets[one + 1])
             window = set(triples[first : after - _SHINGLE + 1].tolist())
@@ -305,12 +313,6 @@ class Index:
             if jaccard >= similarity and jaccard > best.get(key, (0.0,))[0]:
                 best[key] = (jaccard, int(words.starts[first]), int(words.ends[after - 1]))
         return [(one, a, b, text, "window", jaccard) for (one, text, _), (jaccard, a, b) in best.items()]
-
-    def _rare_triples_needed(self) -> np.ndarray:
-        """For each text the triples of its own that make a candidate of it."""
-        hashes = self._triples.hashes
-        count = np.searchsorted(hashes, hashes, side="right") - np.searchsorted(hashes, hashes)
-        return np.bincount(self._triples.owners[count <= _COMMON], minlength=len(self.texts))
 
 
 def _word_hashes(texts: Sequence[str]) -> list[np.ndarray]:

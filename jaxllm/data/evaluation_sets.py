@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxllm.data.compression import CompressionError, compression_of, open_decompressed
+from jaxllm.data.compression import CompressionError, compression_of, decompressed
 
 KINDS = (".jsonl", ".csv", ".txt", ".parquet")
 
@@ -27,7 +27,7 @@ class EvaluationSet:
 
     name: str
     path: str
-    """a file, a folder or a glob of .jsonl, .csv and .txt files, each also with .gz or .zst, and .parquet files"""
+    """a file, a folder or a glob of .jsonl, .csv and .txt files, which may be compressed, and of .parquet files"""
     fields: tuple[str, ...] = ()
     """the fields to search for, everything below them too; () means every text that there is"""
 
@@ -61,7 +61,7 @@ def evaluation_texts(chosen: EvaluationSet) -> Iterator[EvaluationText]:
 
 
 def _kind(path: Path) -> str:
-    return (path.with_suffix("") if compression_of(path) else path).suffix.lower()
+    return (path.with_suffix("") if compression_of(path.name) else path).suffix.lower()
 
 
 def _files(chosen: EvaluationSet) -> list[tuple[Path, str]]:
@@ -84,23 +84,27 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         yield from _parquet_rows(path)
         return
     try:
-        with open_decompressed(path) as stream:
-            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-            match kind:
-                case ".jsonl":
-                    for number, line in enumerate(lines, start=1):
-                        if line.strip():
-                            yield number, _json(line, path, number)
-                case ".csv":
-                    # The text of a passage may be longer than what the csv module takes for an accident.
-                    csv.field_size_limit(2**31 - 1)
-                    yield from _csv_rows(lines)
-                case _:
-                    yield from enumerate(lines, start=1)
+        lines = _lines(path)
+        match kind:
+            case ".jsonl":
+                yield from ((number, _json(line, path, number)) for number, line in enumerate(lines, 1) if line.strip())
+            case ".csv":
+                # The text of a passage may be longer than what the csv module takes for an accident.
+                csv.field_size_limit(2**31 - 1)
+                yield from _csv_rows(lines)
+            case _:
+                yield from enumerate(lines, start=1)
     except (CompressionError, UnicodeDecodeError, csv.Error) as error:
         raise EvaluationSetError(f"{path}: can't be read: {error}") from error
     except OSError as error:
         raise EvaluationSetError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> io.StringIO:
+    """All of a file, which is small as evaluation sets go."""
+    with open(path, "rb") as stream:
+        content = b"".join(piece.data for piece in decompressed(stream, compression_of(path.name)))
+    return io.StringIO(content.decode("utf-8-sig"), newline="")
 
 
 def _json(line: str, path: Path, number: int) -> Any:
@@ -110,7 +114,7 @@ def _json(line: str, path: Path, number: int) -> Any:
         raise EvaluationSetError(f"{path}, line {number}: is not valid JSON: {error}") from error
 
 
-def _csv_rows(lines: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(lines: io.StringIO) -> Iterator[tuple[int, dict[str, str]]]:
     names: list[str] = []
     for number, row in enumerate(csv.reader(lines), start=1):
         names = names or row

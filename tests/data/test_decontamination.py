@@ -121,6 +121,7 @@ def test_a_huge_document_in_parts_is_no_different(sets, monkeypatch):
     expected = rows_of(stage, texts)
     assert {row["id"] for row in expected} == {"d000000", "d000001"} and len(expected) > 3
     monkeypatch.setattr(module, "_OVERLAP", 400)
+    monkeypatch.setattr(module, "slices", lambda *a: words_module.slices(*a, num_bytes=50))
     for size in range(600, 900, 30):
         monkeypatch.setattr(words_module, "MOST_BYTES", size)
         assert rows_of(stage, texts) == expected

@@ -46,12 +46,8 @@ class RepeatedSubstrings:
             key, document, start, end = self._runs(data[bounds[0] : bounds[-1]], bounds - bounds[0])
             parts.append((key, document + first, start + bounds[0], end + bounds[0]))
         key, document, start, end = (np.concatenate(column) for column in zip(*parts, strict=True))
-        lengths = end - start
-        bounds = np.concatenate([[0], np.cumsum(lengths)])
-        text = data[np.repeat(start - bounds[:-1], lengths) + np.arange(bounds[-1])]
-        pieces = pa.LargeBinaryArray.from_buffers(
-            pa.large_binary(), len(key), [None, pa.py_buffer(bounds), pa.py_buffer(text)]
-        )
+        whole = memoryview(data)
+        pieces = pa.array([whole[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)], pa.large_binary())
         ids = batch.column("id").take(pa.array(document))
         return pa.table({"key": key, "id": ids, "start": start - offsets[document], "text": pieces})
 
