@@ -50,7 +50,7 @@ class Layout:
 
     compression: Compression = "none"
     """"zstd" makes GPT-2's ids of English a quarter smaller"""
-    block_tokens: int = 16_384
+    block_tokens: int = 4096
     """ids that are compressed together, and so decompressed to reach any of them"""
     shard_tokens: int = 2**30
     """a shard ends with the document that brings it to this many ids"""
