@@ -150,17 +150,8 @@ def step_rate(steps: int) -> float:
     return steps * shape[0] * shape[1] / (time.process_time() - begin)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=20_000_000)
-    parser.add_argument("--documents", type=int, default=100_000, help="documents of the packing plans")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=2, help="measured time per line")
-    parser.add_argument("--steps", type=int, default=3, help="training steps that are measured; 0 for none")
-    arguments = parser.parse_args()
-    batch_size, seconds = arguments.batch_size, arguments.seconds
-
-    lengths = document_lengths(arguments.documents * 730 + 10**6)[: arguments.documents]
+def print_plans(documents: int) -> None:
+    lengths = document_lengths(documents * 730 + 10**6)[:documents]
     print(f"packing plan for {len(lengths):,} documents, {lengths.sum():,} tokens")
     for row_length in (1024, 8192):
         for packing in ("best_fit", "first_fit", "concat"):
@@ -169,52 +160,64 @@ def main() -> None:
             parts = [lengths[at : at + window] for at in range(0, len(lengths), window)]
             plans = [plan_packing(part, row_length, packing=packing, seed=0) for part in parts]
             apart = sum(plan.num_pairs for plan in plans) / sum(plan.num_rows for plan in plans) / row_length
+            speed = len(lengths) / spent / 1e6
             print(
-                f"  {packing:9}  rows of {row_length:5}  {spent:6.3f} s  {len(lengths) / spent / 1e6:5.2f} M a second"
-                f"  {utilization:.2%} full; in windows of {window:,}: {apart:.2%}"
+                f"  {packing:9}  rows of {row_length:5}  {spent:6.3f} s  {speed:5.2f} M a second  "
+                f"{utilization:.2%} full; in windows of {window:,}: {apart:.2%}"
             )
 
-    consumed = step_rate(arguments.steps) if arguments.steps else float("nan")
-    print(f"the training step of the quickstart's CPU model consumes {consumed:,.0f} tokens/s")
 
+def print_rates(scratch: Path, tokens: int, batch_size: int, seconds: float, consumed: float) -> None:
     def tell(what: str, rate: float) -> None:
         written, times = rate * BYTES_PER_POSITION / 1e6, rate / consumed
         print(f"  {what:44}  {rate / 1e6:7.2f} M tokens/s  {written:6.0f} MB/s of batches  {times:6.0f} x the step")
 
-    with tempfile.TemporaryDirectory() as scratch:
-        sizes = document_lengths(arguments.tokens)
-        stores = {kind: make_store(Path(scratch) / kind, sizes, kind) for kind in ("none", "zstd")}
-        plain = stores["none"]
-        on_disk = {}
-        for kind, store in stores.items():
-            (shard,) = store.manifest.shards.values()
-            on_disk[kind] = sum(size for name, (size, _) in shard.files.items() if name.startswith("tokens"))
-        print(
-            f"loader on {plain.num_tokens:,} tokens in {plain.documents:,} documents "
-            f"({on_disk['none'] / 1e6:.0f} MB, {on_disk['zstd'] / 1e6:.0f} MB compressed), batches of {batch_size} rows"
-        )
-        for row_length in (256, 1024, 8192):
-            for packing in ("best_fit", "first_fit", "concat"):
-                config = DataConfig(packing=packing)
-                tell(f"{packing}, rows of {row_length}", loader_rate(plain, config, row_length, batch_size, seconds))
-        tell("best_fit, rows of 1024, zstd", loader_rate(stores["zstd"], DataConfig(), 1024, batch_size, seconds))
-        windows = DataConfig(packing_window=10_000)
-        tell("best_fit, rows of 1024, windows of 10,000", loader_rate(plain, windows, 1024, batch_size, seconds))
-        for threads in (0, 2):
-            config = DataConfig(read_threads=threads)
-            tell(f"best_fit, rows of 1024, {threads} threads", loader_rate(plain, config, 1024, batch_size, seconds))
-        mixed = DataConfig(sources=tuple(SourceConfig(name, "x", weight=1) for name in "abc"))
-        three = dict.fromkeys("abc", plain)
-        tell("best_fit, rows of 1024, three sources", loader_rate(three, mixed, 1024, batch_size, seconds))
+    def measure(what: str, stores, config: DataConfig, row_length: int = 1024) -> None:
+        tell(f"{what}, rows of {row_length}", loader_rate(stores, config, row_length, batch_size, seconds))
 
-        write_array_record(Path(scratch) / "x.arrayrecord", plain)
-        rate, full = grain_rate(Path(scratch) / "x.arrayrecord", 1024, batch_size, seconds)
-        tell(f"grain alone, first fit ({full:.0%} full, cut)", rate)
-        if importlib.util.find_spec("datasets"):
-            rate = datasets_rate(plain, 1024, batch_size, seconds)
-            tell("Hugging Face datasets, packed before", rate)
-        else:
-            print("  Hugging Face datasets is not installed")
+    sizes = document_lengths(tokens)
+    stores = {kind: make_store(scratch / kind, sizes, kind) for kind in ("none", "zstd")}
+    plain, on_disk = stores["none"], {}
+    for kind, store in stores.items():
+        (shard,) = store.manifest.shards.values()
+        on_disk[kind] = sum(size for name, (size, _) in shard.files.items() if name.startswith("tokens")) / 1e6
+    print(
+        f"loader on {plain.num_tokens:,} tokens in {plain.documents:,} documents ({on_disk['none']:.0f} MB, "
+        f"{on_disk['zstd']:.0f} MB compressed), batches of {batch_size} rows"
+    )
+    for row_length in (256, 1024, 8192):
+        for packing in ("best_fit", "first_fit", "concat"):
+            measure(packing, plain, DataConfig(packing=packing), row_length)
+    measure("zstd", stores["zstd"], DataConfig())
+    measure("windows of 10,000 documents", plain, DataConfig(packing_window=10_000))
+    for threads in (0, 2):
+        measure(f"{threads} threads", plain, DataConfig(read_threads=threads))
+    mixed = DataConfig(sources=tuple(SourceConfig(name, "x", weight=1) for name in "abc"))
+    measure("three sources", dict.fromkeys("abc", plain), mixed)
+
+    write_array_record(scratch / "x.arrayrecord", plain)
+    rate, full = grain_rate(scratch / "x.arrayrecord", 1024, batch_size, seconds)
+    tell(f"grain alone, first fit ({full:.0%} full, cut)", rate)
+    if importlib.util.find_spec("datasets"):
+        tell("Hugging Face datasets, packed before", datasets_rate(plain, 1024, batch_size, seconds))
+    else:
+        print("  Hugging Face datasets is not installed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=20_000_000)
+    parser.add_argument("--documents", type=int, default=100_000, help="documents of the packing plans")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=2, help="measured time per line")
+    parser.add_argument("--steps", type=int, default=3, help="training steps that are measured; 0 for none")
+    arguments = parser.parse_args()
+
+    print_plans(arguments.documents)
+    consumed = step_rate(arguments.steps) if arguments.steps else float("nan")
+    print(f"the training step of the quickstart's CPU model consumes {consumed:,.0f} tokens/s")
+    with tempfile.TemporaryDirectory() as scratch:
+        print_rates(Path(scratch), arguments.tokens, arguments.batch_size, arguments.seconds, consumed)
 
 
 if __name__ == "__main__":

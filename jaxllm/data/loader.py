@@ -20,7 +20,7 @@ from jaxllm.data.config import DataConfig
 from jaxllm.data.mixing.schedule import Mixture, plan_mixture
 from jaxllm.data.mixing.weights import mixture_weights
 from jaxllm.data.packing import PackingPlan, Rewrite, plan_packing
-from jaxllm.data.row_order import EndlessRows, MixedRows, PackedRows, ShuffledRows, WindowedRows, hash_of, order_rows
+from jaxllm.data.row_order import EndlessRows, MixedRows, RowsInTurn, ShuffledRows, WindowedRows, hash_of, order_rows
 from jaxllm.data.token_source import TokenSource
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class ValidationBatches:
     """All rows of a plan, once and in order, each time it is iterated; every process gets the same number of batches.
 
     Batches are as in TrainLoader. Where the last rows don't fill a global batch, rows of padding (weight 0) do.
-    `len()` is the number of batches. Of several stores, the rows of one follow those of another.
+    `len()` is the number of batches. Several stores take turns, so that the first batches are of all of them.
     """
 
     def __init__(
@@ -215,14 +215,8 @@ class ValidationBatches:
             plan_packing(each.lengths, row_length, packing=config.packing, seed=config.shuffle_seed) for each in stores
         ]
         self.plan = plans[0]
-        rows = sum(plan.num_rows for plan in plans)
-        self._batches = -(-rows // batch_size)
-        missing = self._batches * batch_size - rows
-        last = len(stores) - 1
-        self._rows = [
-            PackedRows(plan, each, padded_to=plan.num_rows + (missing if number == last else 0))
-            for number, (plan, each) in enumerate(zip(plans, stores, strict=True))
-        ]
+        self._batches = -(-sum(plan.num_rows for plan in plans) // batch_size)
+        self._rows = RowsInTurn(plans, stores, padded_to=self._batches * batch_size)
         self._place = (local_size, process_index, process_count)
         self._config = config
 
@@ -232,7 +226,7 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch]:
         import grain
 
-        rows = grain.MapDataset.concatenate([grain.MapDataset.source(part) for part in self._rows])
+        rows = grain.MapDataset.source(self._rows)
         with closing(_iterate(_local_batches(rows, *self._place), self._config)) as batches:
             yield from batches
 

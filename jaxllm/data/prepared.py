@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,14 @@ DOCUMENTS_FOR_NAME_SPLIT = 20
 
 def is_prepared(path: str) -> bool:
     """Whether a path names tokens rather than text: the directory of a store, or a file .bin or .idx."""
-    return Path(path).suffix in (".bin", ".idx") or (Path(path) / "manifest.json").is_file()
+    if Path(path).suffix in (".bin", ".idx"):
+        return True
+    try:
+        stated = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # Other folders have manifests too; those of a store tell of its tokens.
+    return isinstance(stated, dict) and stated.keys() >= {"format", "tokens", "tokenizer", "end_of_text"}
 
 
 def open_tokens(path: str, tokenizer: Tokenizer) -> TokenSource:

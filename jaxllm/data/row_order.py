@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxllm.data.mixing.apportionment import turns
 from jaxllm.data.mixing.schedule import Mixture
 from jaxllm.data.packing import Packing, PackingPlan, Rewrite, empty_row, pack_row, plan_packing, shuffled
 from jaxllm.data.token_source import TokenSource
@@ -42,28 +43,40 @@ class RowOrder(Protocol):
 
 
 class PackedRows:
-    """The rows of a plan as a random-access source for grain; from the plan's last row to `padded_to` comes padding."""
+    """The rows of a plan as a random-access source for grain."""
 
-    def __init__(
-        self,
-        plan: PackingPlan,
-        store: TokenSource,
-        *,
-        padded_to: int | None = None,
-        rewrite: Rewrite | None = None,
-    ):
+    def __init__(self, plan: PackingPlan, store: TokenSource, *, rewrite: Rewrite | None = None):
         self._plan = plan
         self._store = store
-        self._length = plan.num_rows if padded_to is None else padded_to
         self._rewrite = rewrite
+
+    def __len__(self) -> int:
+        return self._plan.num_rows
+
+    def __getitem__(self, row: int) -> Row:
+        return pack_row(self._plan, self._store, row, self._store.end_of_text, self._rewrite)
+
+
+class RowsInTurn:
+    """All rows of some plans, each once and in its order, then rows of padding up to `padded_to`.
+
+    Plans take turns in proportion to their rows, so that any beginning of the sequence is of all of them.
+    """
+
+    def __init__(self, plans: Sequence[PackingPlan], stores: Sequence[TokenSource], *, padded_to: int):
+        self._parts = [PackedRows(plan, store) for plan, store in zip(plans, stores, strict=True)]
+        counts = [plan.num_rows for plan in plans]
+        self._sources, self._numbers = turns(counts, 0, sum(counts))
+        self._padding = empty_row(plans[0].row_length, stores[0].end_of_text)
+        self._length = padded_to
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, row: int) -> Row:
-        if self._plan.num_rows <= row < self._length:
-            return empty_row(self._plan.row_length, self._store.end_of_text)
-        return pack_row(self._plan, self._store, row, self._store.end_of_text, self._rewrite)
+        if len(self._sources) <= row < self._length:
+            return self._padding
+        return self._parts[self._sources[row]][int(self._numbers[row])]
 
 
 class ShuffledRows:

@@ -50,7 +50,7 @@ class Layout:
 
     compression: Compression = "none"
     """"zstd" makes GPT-2's ids of English a quarter smaller"""
-    block_tokens: int = 16_384
+    block_tokens: int = 4096
     """ids that are compressed together, and so decompressed to reach any of them"""
     shard_tokens: int = 2**30
     """a shard ends with the document that brings it to this many ids"""
@@ -85,7 +85,7 @@ class ShardWriter:
         """A writer that goes on after the shards that are in `directory`; see resume_token_store."""
         writer = cls(directory, tokenizer, source, layout)
         directory.mkdir(parents=True, exist_ok=True)
-        writer._held.enter_context(_lock(directory))
+        writer._held.enter_context(_WriterLock(directory))
         try:
             for leftover in directory.glob(".shard-*"):
                 shutil.rmtree(leftover)  # of a writer that was killed: the lock says that none is at work
@@ -341,7 +341,7 @@ def _checked(ids: Sequence[int], name: str, vocab_size: int) -> np.ndarray:
     return array
 
 
-class _lock:
+class _WriterLock:
     """Held while one process writes to a directory; the kernel drops it when that process ends, however it ends."""
 
     def __init__(self, directory: Path):

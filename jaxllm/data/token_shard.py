@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from threading import local
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -151,6 +152,18 @@ class Shard:
                 )
 
 
+_of_thread = local()
+
+
+def _decompressor() -> Any:
+    """This thread's: one can't be shared, and making one costs more than a block."""
+    import zstandard
+
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    return _of_thread.decompressor
+
+
 class _Blocks:
     """The ids of tokens.zst, a frame at a time."""
 
@@ -181,9 +194,7 @@ class _Blocks:
         ids = min(size, manifest.tokens - number * size)
         frame = self._raw[self._begins[number] : self._begins[number + 1]]
         try:
-            raw = zstandard.ZstdDecompressor().decompress(
-                frame, max_output_size=ids * np.dtype(manifest.dtype).itemsize
-            )
+            raw = _decompressor().decompress(frame, max_output_size=ids * np.dtype(manifest.dtype).itemsize)
             block = np.frombuffer(raw, manifest.dtype)
         except (zstandard.ZstdError, ValueError) as error:
             block, why = None, str(error)

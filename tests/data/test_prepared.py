@@ -8,6 +8,7 @@ from jaxllm.data.corpus import open_corpus, prepare_corpora, prepare_corpus, spl
 from jaxllm.data.documents import Document
 from jaxllm.data.imports.mapped import TokenFileError
 from jaxllm.data.loader import TrainLoader
+from jaxllm.data.prepared import is_prepared
 from jaxllm.data.split import split_of
 from jaxllm.data.token_store import Layout, TokenStoreError, write_token_store
 
@@ -70,6 +71,14 @@ def test_a_mixture_of_text_and_tokens(store, tokenizer, tmp_path):
     corpora = prepare_corpora(split_documents(DataConfig(sources=sources)), tokenizer, tmp_path / "run")
     assert list(corpora) == ["stored", "written"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["written"]
+
+
+def test_which_paths_name_tokens(store, tmp_path):
+    assert is_prepared(str(store.directory)) and is_prepared("x.bin") and is_prepared("x.idx")
+    assert not is_prepared("stdlib") and not is_prepared(str(tmp_path))
+    for content in ('{"format": 1, "documents": 3}', "[]", "{"):
+        (tmp_path / "manifest.json").write_text(content)
+        assert not is_prepared(str(tmp_path)), "a folder of text with a manifest of its own"
 
 
 def test_what_tokens_can_not_give(store, tokenizer, tmp_path):

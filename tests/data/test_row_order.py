@@ -214,6 +214,7 @@ def test_validation_of_a_mixture_has_every_pair_of_every_source(stores):
     assert len(whole) == len(batches) and all(len(batch["tokens"]) == 8 for batch in whole)
     pairs = sum(store.num_tokens + store.documents for store in stores.values())
     assert sum(batch["weights"].sum() for batch in whole) == pairs
+    assert set(sources_in(whole[0])) == {"web", "code", "law"}, "a short evaluation sees every source"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,12 @@ def stores(tmp_path_factory, tokenizer):
     }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Of each two that treat documents alike, one is enough in every run of the suite.
+RARELY = ("window", "latent", "differential", "mamba2")
+MARKED = [pytest.param(name, marks=pytest.mark.long) if name in RARELY else name for name in KINDS]
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def total_nll(request):
     """(batches) -> (sum of nll, number of targets), by one program a kind of model."""
     config = replace(MODEL, pattern=(KINDS[request.param],))
