@@ -26,68 +26,72 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 # MIGRATIONS[1] takes the JSON object of a version 1 config and returns that of version 2, and so on.
 MIGRATIONS: dict[int, Migration] = {}
 
+EXPERIMENT_MODULES = "jaxllm_experiment_"
+"""How the names of modules begin that were made from experiment files; no other process can import them."""
 _module_numbers = count()
 
 
 # Experiment files
 
 
-def load_experiment(name_or_path: str | Path, cls: type[C]) -> C:
-    """The config that an experiment file's `experiment()` returns.
+def load_experiment(
+    name_or_path: str | Path, cls: type[C], *, function: str = "experiment", folder: str = "experiments"
+) -> C:
+    """The config that an experiment file's `experiment()` returns; other kinds of files have other names for it.
 
     `name_or_path` is a path that ends in .py, or the name of a file in experiments/, looked for in the working
     directory and in the repository that jaxllm is installed from. Raises ValueError, naming the file, if there is
     none, if it fails, or if it returns anything but a `cls`.
     """
-    path = _find_experiment(name_or_path)
+    path = _find_experiment(name_or_path, function, folder)
     module = _execute(path)
-    function = getattr(module, "experiment", None)
-    if not callable(function):
-        raise ValueError(f"{path} defines no function experiment(); it must return the run's {cls.__name__}")
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise ValueError(f"{path} defines no function {function}(); it must return the run's {cls.__name__}")
     try:
-        config = function()
+        config = make()
     except Exception as error:
-        raise ValueError(f"{path}: experiment() failed{_where(error, path)}: {_describe(error)}") from error
+        raise ValueError(f"{path}: {function}() failed{_where(error, path)}: {_describe(error)}") from error
     if not isinstance(config, cls):
         raise ValueError(
-            f"{path}: experiment() returned a value of type {type(config).__name__}; it must return a {cls.__name__}"
+            f"{path}: {function}() returned a value of type {type(config).__name__}; it must return a {cls.__name__}"
         )
     return config
 
 
-def experiments() -> dict[str, Path]:
+def experiments(function: str = "experiment", folder: str = "experiments") -> dict[str, Path]:
     """Every experiment file within reach, by name; of two namesakes, that in the working directory."""
     found: dict[str, Path] = {}
-    for folder in _experiment_folders():
-        for path in sorted(folder.rglob("*.py")):
-            if re.search(r"^(def experiment\b|experiment\b.*=)", path.read_text(errors="replace"), re.MULTILINE):
-                found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    for place in _experiment_folders(folder):
+        for path in sorted(place.rglob("*.py")):
+            if re.search(rf"^(def {function}\b|{function}\b.*=)", path.read_text(errors="replace"), re.MULTILINE):
+                found.setdefault(path.relative_to(place).with_suffix("").as_posix(), path)
     return found
 
 
-def _experiment_folders() -> list[Path]:
-    return [Path("experiments"), Path(__file__).resolve().parent.parent / "experiments"]
+def _experiment_folders(folder: str) -> list[Path]:
+    return [Path(folder), Path(__file__).resolve().parent.parent / folder]
 
 
-def _find_experiment(name_or_path: str | Path) -> Path:
+def _find_experiment(name_or_path: str | Path, function: str, folder: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".py":
         if not path.is_file():
-            raise ValueError(f"there is no experiment file {path}")
+            raise ValueError(f"there is no {function} file {path}")
         return path
-    for folder in _experiment_folders():
-        candidate = folder / f"{name_or_path}.py"
+    for place in _experiment_folders(folder):
+        candidate = place / f"{name_or_path}.py"
         if candidate.is_file():
             return candidate
-    known = experiments()
-    listing = ", ".join(known) if known else "none in experiments/ here, none beside jaxllm"
+    known = experiments(function, folder)
+    listing = ", ".join(known) if known else f"none in {folder}/ here, none beside jaxllm"
     raise ValueError(
-        f"unknown experiment {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}\nknown: {listing}"
+        f"unknown {function} {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}\nknown: {listing}"
     )
 
 
 def _execute(path: Path) -> Any:
-    name = f"jaxllm_experiment_{next(_module_numbers)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
+    name = f"{EXPERIMENT_MODULES}{next(_module_numbers)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up to resolve annotations

@@ -330,7 +330,7 @@ def test_differences_name_each_place():
 def folder(tmp_path, monkeypatch):
     """A working directory with experiments; the repository's own are out of sight."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(configs, "_experiment_folders", lambda: [tmp_path / "experiments", tmp_path / "beside"])
+    monkeypatch.setattr(configs, "_experiment_folders", lambda folder: [tmp_path / "experiments", tmp_path / "beside"])
     (tmp_path / "experiments" / "small").mkdir(parents=True)
     (tmp_path / "beside").mkdir()
     return tmp_path
@@ -357,7 +357,7 @@ def test_an_experiment_is_found_by_name_and_by_path(folder):
 
 def test_the_real_folders_are_the_working_directory_and_the_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    here, beside = (path.resolve() for path in configs._experiment_folders())
+    here, beside = (path.resolve() for path in configs._experiment_folders("experiments"))
     assert here == tmp_path / "experiments"
     assert (beside.parent / "jaxllm" / "config.py").is_file()
 

@@ -28,6 +28,7 @@ VERBS = {
     "plot": "jaxllm.cli.plot",
     "plan": "jaxllm.cli.plan",
     "inspect": "jaxllm.cli.inspect",
+    "data": "jaxllm.cli.data",
 }
 
 # Exit statuses: what was asked for can't be done; a run failed on its own; the shell's for Ctrl-C and closed pipes.

@@ -5,13 +5,15 @@ The tokenizer may be trained on the train part first:
     documents = SplitDocuments(config)
     tokenizer = tokenizers.train(tokenizer_config, documents.texts("train"))
     corpus = prepare_corpus(documents, tokenizer, "runs/one/corpus")
+
+A mixture has one such corpus for each source (`split_documents`, `prepare_corpora`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,9 +21,11 @@ from typing import TYPE_CHECKING, Literal
 from jaxllm.data.atomic import new_directory
 from jaxllm.data.config import STDLIB, STDLIB_SOURCE, DataConfig
 from jaxllm.data.documents import Document, read_documents
+from jaxllm.data.fill_in_the_middle import document_encoding
 from jaxllm.data.packing import plan_packing
+from jaxllm.data.prepared import DOCUMENTS_FOR_NAME_SPLIT, DocumentView, PreparedTokens, is_prepared
 from jaxllm.data.split import split_of
-from jaxllm.data.token_store import TokenStore, TokenStoreError, check_fingerprint, create_token_store
+from jaxllm.data.token_store import Layout, TokenStore, TokenStoreError, check_fingerprint, create_token_store
 
 if TYPE_CHECKING:
     from jaxllm.tokenizers import Tokenizer
@@ -29,9 +33,6 @@ if TYPE_CHECKING:
 Part = Literal["train", "validation"]
 
 _FORMAT = 1
-
-# With fewer documents than this, whole documents are too coarse a unit to split by.
-_DOCUMENTS_FOR_NAME_SPLIT = 20
 
 # What of a config decides which text is in which store; the rest may change between runs over one corpus.
 _CORPUS_FIELDS = ("path", "validation_fraction", "split")
@@ -58,7 +59,7 @@ class SplitDocuments:
         parts = set()
         for count, document in enumerate(self._read(), start=1):
             parts.add(split_of(document.name, self.config.validation_fraction))
-            if count >= _DOCUMENTS_FOR_NAME_SPLIT and len(parts) == 2:
+            if count >= DOCUMENTS_FOR_NAME_SPLIT and len(parts) == 2:
                 return "name"
         return "tail"
 
@@ -85,6 +86,31 @@ class SplitDocuments:
         return source_documents(self.config) if self._documents is None else iter(self._documents)
 
 
+class MixedDocuments:
+    """The documents of every source of a mixture, each source split by itself."""
+
+    def __init__(self, config: DataConfig):
+        self.config = config
+        self.sources = {
+            source.name: split_documents(replace(config, path=source.path, sources=(), stages=()))
+            for source in config.sources
+        }
+
+    def texts(self, part: Part) -> Iterator[str]:
+        """The texts of one part, source after source."""
+        return (text for documents in self.sources.values() for text in documents.texts(part))
+
+
+Documents = SplitDocuments | PreparedTokens | MixedDocuments
+
+
+def split_documents(config: DataConfig) -> Documents:
+    """The documents of a config, of one source or of a mixture; where a path names tokens, these."""
+    if config.sources:
+        return MixedDocuments(config)
+    return PreparedTokens(config) if is_prepared(config.path) else SplitDocuments(config)
+
+
 def source_documents(config: DataConfig) -> Iterator[Document]:
     """What `config.path` stands for: the text that ships with Python, or files."""
     if config.path in (STDLIB, STDLIB_SOURCE):
@@ -98,21 +124,39 @@ def source_documents(config: DataConfig) -> Iterator[Document]:
 class Corpus:
     """The two token stores of a run, and how their documents were split."""
 
-    train: TokenStore
-    validation: TokenStore
+    train: TokenStore | DocumentView
+    validation: TokenStore | DocumentView
     method: Literal["name", "tail"]
 
 
-def prepare_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: str | Path) -> Corpus:
+def prepare_corpora(documents: MixedDocuments, tokenizer: Tokenizer, directory: str | Path) -> dict[str, Corpus]:
+    """The corpus of each source of a mixture, in a directory of its name; see prepare_corpus."""
+    return {
+        name: prepare_corpus(source, tokenizer, Path(directory) / name) for name, source in documents.sources.items()
+    }
+
+
+def open_corpora(directory: str | Path, config: DataConfig, tokenizer: Tokenizer) -> dict[str, Corpus]:
+    """Opens what prepare_corpora wrote; see open_corpus."""
+    return {
+        name: open_corpus(Path(directory) / name, source.config, tokenizer)
+        for name, source in MixedDocuments(config).sources.items()
+    }
+
+
+def prepare_corpus(documents: SplitDocuments | PreparedTokens, tokenizer: Tokenizer, directory: str | Path) -> Corpus:
     """Tokenizes both parts in one pass into train/ and validation/ below `directory`, or opens what is there.
 
     The directory appears as a whole or not at all. One that is there is used if it was made by the same tokenizer and
-    with the same path, validation_fraction and split; the source is then not read again.
+    with the same path, validation_fraction and split; the source is then not read again. Tokens that are there already
+    are used where they lie, and nothing is written.
 
     Raises ValueError if a part gets no text, and TokenStoreError if what is there was made otherwise or is damaged;
     FileExistsError if something else is there; also what reading the documents raises.
     """
     directory = Path(directory)
+    if isinstance(documents, PreparedTokens):
+        return Corpus(*documents.split(tokenizer))
     try:
         _write_corpus(documents, tokenizer, directory)
     except OSError:
@@ -125,6 +169,8 @@ def prepare_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: s
 def open_corpus(directory: str | Path, config: DataConfig, tokenizer: Tokenizer) -> Corpus:
     """Opens what prepare_corpus wrote; raises TokenStoreError if it is not there, damaged, or was made otherwise."""
     directory = Path(directory)
+    if is_prepared(config.path):
+        return Corpus(*PreparedTokens(config).split(tokenizer))
     made = _read_description(directory)
     made_from = made["config"]
     asked = _corpus_fields(config)
@@ -139,8 +185,15 @@ def open_corpus(directory: str | Path, config: DataConfig, tokenizer: Tokenizer)
             "use those settings, or another directory, or remove this one"
         )
     check_fingerprint(str(directory), made["tokenizer"], tokenizer)
+    train = TokenStore.open(directory / "train", tokenizer=tokenizer)
+    encoding = document_encoding(config.fill_in_the_middle, tokenizer, config.shuffle_seed)
+    if train.manifest.encoding != (encoding.fingerprint if encoding else ""):
+        raise TokenStoreError(
+            f"{directory}: was prepared with other settings of data.fill_in_the_middle or another data.shuffle_seed: "
+            f"{train.manifest.encoding or 'none'}; use those, or another directory, or remove this one"
+        )
     return Corpus(
-        train=TokenStore.open(directory / "train", tokenizer=tokenizer),
+        train=train,
         validation=TokenStore.open(directory / "validation", tokenizer=tokenizer),
         method=made["method"],
     )
@@ -166,11 +219,14 @@ def _read_description(directory: Path) -> dict:
 
 
 def _write_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: Path) -> None:
-    source = documents.config.path
+    config = documents.config
+    plain = Layout(compression=config.compression)
+    # Validation measures how texts go on from their begin, whatever training makes of them.
+    turned = replace(plain, encoding=document_encoding(config.fill_in_the_middle, tokenizer, config.shuffle_seed))
     with new_directory(directory) as staged:
         with (
-            create_token_store(staged / "train", tokenizer, source=source) as train,
-            create_token_store(staged / "validation", tokenizer, source=source) as validation,
+            create_token_store(staged / "train", tokenizer, source=config.path, layout=turned) as train,
+            create_token_store(staged / "validation", tokenizer, source=config.path, layout=plain) as validation,
         ):
             writers = {"train": train, "validation": validation}
             characters = {"train": 0, "validation": 0}
@@ -180,7 +236,7 @@ def _write_corpus(documents: SplitDocuments, tokenizer: Tokenizer, directory: Pa
             _refuse_empty_part(documents, characters)
         made = {
             "format": _FORMAT,
-            "config": _corpus_fields(documents.config),
+            "config": _corpus_fields(config),
             "method": documents.method,
             "tokenizer": tokenizer.fingerprint(),
         }
@@ -233,12 +289,12 @@ class PartReport:
 def report_corpus(corpus: Corpus, config: DataConfig, row_length: int) -> tuple[PartReport, PartReport]:
     """Counts both parts, train first, packed into rows of `row_length` as the config says."""
 
-    def report(part: Part, store: TokenStore) -> PartReport:
+    def report(part: Part, store: TokenStore | DocumentView) -> PartReport:
         plan = plan_packing(store.lengths, row_length, packing=config.packing, seed=config.shuffle_seed)
         return PartReport(
             part=part,
             documents=store.documents,
-            empty_documents=store.manifest.empty_documents,
+            empty_documents=store.manifest.empty_documents if isinstance(store, TokenStore) else 0,
             bytes=store.num_bytes,
             tokens=store.num_tokens,
             row_length=row_length,

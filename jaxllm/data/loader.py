@@ -1,21 +1,27 @@
-"""From a token store and a packing plan to batches, for this process, in an order that can be taken up anywhere.
+"""From token stores to batches, for this process, in an order that can be taken up anywhere.
 
 Batch k of a run holds the rows k * B .. (k + 1) * B - 1 of an endless sequence: all rows of the plan, shuffled anew
-for each epoch. It depends on the plan, the seed and the batch size B alone, so neither the number of processes, nor
-that of threads, nor a restart in between changes it.
+for each epoch, and those of several sources in the turns of a mixture. It depends on the stores, the seed, the mixture
+and the batch size B alone, so neither the number of processes, nor that of threads, nor a restart in between changes
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxllm.data.config import DataConfig
-from jaxllm.data.packing import PackingPlan, empty_row, pack_row, plan_packing
-from jaxllm.data.token_store import TokenStore
+from jaxllm.data.mixing.schedule import Mixture, plan_mixture
+from jaxllm.data.mixing.weights import mixture_weights
+from jaxllm.data.packing import PackingPlan, Rewrite, plan_packing
+from jaxllm.data.row_order import EndlessRows, MixedRows, RowsInTurn, ShuffledRows, WindowedRows, hash_of, order_rows
+from jaxllm.data.token_source import TokenSource
 
 if TYPE_CHECKING:
     import grain
@@ -23,27 +29,6 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 _STATE_FORMAT = 1
-
-# More rows than any run reads. grain's own endless repetition counts sys.maxsize rows, which its batches, computing
-# in floating point, round up to a length that Python refuses.
-_ENDLESS_ROWS = 2**50
-
-
-class PackedRows:
-    """The rows of a plan as a random-access source for grain; from the plan's last row to `padded_to` comes padding."""
-
-    def __init__(self, plan: PackingPlan, store: TokenStore, *, padded_to: int | None = None):
-        self._plan = plan
-        self._store = store
-        self._length = plan.num_rows if padded_to is None else padded_to
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, row: int) -> Batch:
-        if self._plan.num_rows <= row < self._length:
-            return empty_row(self._plan.row_length, self._store.end_of_text)
-        return pack_row(self._plan, self._store, row, self._store.end_of_text)
 
 
 class TrainLoader:
@@ -58,31 +43,69 @@ class TrainLoader:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenSource | Mapping[str, TokenSource],
         config: DataConfig,
         *,
         row_length: int,
         batch_size: int,
         process_index: int = 0,
         process_count: int = 1,
+        steps: int = 0,
+        rewrite: Rewrite | None = None,
     ):
-        """Raises ValueError if batch_size is not divisible by process_count or process_index is out of range."""
+        """store: one, or that of each of `config.sources` by name. steps: batches of the whole run, which stages and
+        epoch limits of a mixture refer to. rewrite: what is done to pieces of documents, see packing.
+
+        Raises ValueError if batch_size is not divisible by process_count or process_index is out of range, if stages or
+        limits have no number of steps to refer to, and for a mixture that can't be had.
+        """
         local_size = _local_size(batch_size, process_index, process_count)
-        self.plan = plan_packing(store.lengths, row_length, packing=config.packing, seed=config.shuffle_seed)
-        # What must be equal for a saved state to mean the same batches; the number of processes is not among it.
-        self._identity = {
-            "format": _STATE_FORMAT,
-            "tokens": store.manifest.sha256,
-            "plan": self.plan.fingerprint(),
-            "shuffle_seed": config.shuffle_seed,
-            "batch_size": batch_size,
+        seed = config.shuffle_seed
+        packing = {
+            "row_length": row_length,
+            "packing": config.packing,
+            "window": config.packing_window,
+            "rewrite": rewrite,
         }
+        self._row_length = row_length
+        self._identity = {"format": _STATE_FORMAT}
+        if isinstance(store, Mapping):
+            # Seeds of their own, or sources of one size would be gone through in one order.
+            self._orders = {
+                name: order_rows(source, seed=hash_of(seed, index), **packing)
+                for index, (name, source) in enumerate(store.items())
+            }
+            self.mixture = make_mixture(config, store, self._orders, batch_size, steps)
+            rows = MixedRows(self.mixture, list(self._orders.values()))
+            tokens = "; ".join(f"{name} {source.fingerprint}" for name, source in store.items())
+            plan = "; ".join(order.fingerprint for order in self._orders.values())
+            self._identity |= {"tokens": _digest(tokens), "plan": _digest(plan)}
+            self._identity |= {"mixture": self.mixture.fingerprint()}
+        else:
+            rows = order_rows(store, seed=seed, **packing)
+            self._orders = {"": rows}
+            self.mixture = None
+            self._identity |= {"tokens": store.fingerprint, "plan": rows.fingerprint}
+        # What must be equal for a saved state to mean the same batches; the number of processes is not among it.
+        self._identity |= {"shuffle_seed": seed, "batch_size": batch_size}
         import grain
 
-        epochs = max(1, _ENDLESS_ROWS // self.plan.num_rows)
-        rows = grain.MapDataset.source(PackedRows(self.plan, store)).shuffle(seed=_grain_seed(config.shuffle_seed))
-        rows = rows.repeat(epochs)
-        self._iterator = _iterate(rows, local_size, process_index, process_count, config)
+        endless = grain.MapDataset.source(EndlessRows(rows))
+        self._batches = _local_batches(endless, local_size, process_index, process_count)
+        self._iterator = _iterate(self._batches, config)
+
+    def batch_at(self, step: int) -> Batch:
+        """This process's part of batch `step`, from 0, wherever the iterator stands. Raises ValueError for step < 0."""
+        if step < 0:
+            raise ValueError(f"there is no batch {step}: the first is 0")
+        return self._batches[step]
+
+    @property
+    def plan(self) -> PackingPlan:
+        """Of a single source that is packed as a whole."""
+        (rows,) = self._orders.values()
+        assert isinstance(rows, ShuffledRows), "windows and mixtures have no one plan"
+        return rows.plan
 
     @property
     def next_batch(self) -> int:
@@ -91,8 +114,33 @@ class TrainLoader:
 
     @property
     def epoch(self) -> float:
-        """How often the rows have been gone through by the batches given so far."""
-        return self.next_batch * self._identity["batch_size"] / self.plan.num_rows
+        """How often the rows have been gone through by the batches given so far; of a mixture, the largest such."""
+        return max(self.epochs(self.next_batch).values())
+
+    def rows(self, batches: int) -> dict[str, int]:
+        """How many rows of each source the first `batches` batches hold, over all processes."""
+        rows = batches * self._identity["batch_size"]
+        counts = (rows,) if self.mixture is None else self.mixture.counts(rows)
+        return dict(zip(self._orders, counts, strict=True))
+
+    def epochs(self, batches: int) -> dict[str, float]:
+        """How often each source has been gone through by the first `batches` batches."""
+        return {name: self._orders[name].epochs(rows) for name, rows in self.rows(batches).items()}
+
+    def source_report(self, batches: int) -> dict[str, float]:
+        """For the metrics of a mixture: positions that the first `batches` batches fill from each source; epochs."""
+        if self.mixture is None:
+            return {}
+        tokens = {f"tokens/{name}": rows * self._row_length for name, rows in self.rows(batches).items()}
+        return tokens | {f"epochs/{name}": round(epochs, 4) for name, epochs in self.epochs(batches).items()}
+
+    @property
+    def utilization(self) -> dict[str, float]:
+        """The part of all positions that holds a pair rather than padding, by source; of windows, of those planned."""
+        return {
+            name: order.utilization if isinstance(order, WindowedRows) else order.plan.utilization
+            for name, order in self._orders.items()
+        }
 
     def __iter__(self) -> TrainLoader:
         return self
@@ -118,7 +166,8 @@ class TrainLoader:
         if differing:
             raise ValueError(
                 f"the state belongs to other batches: {'; '.join(differing)}; "
-                "resume with the same corpus, packing, row length, seed and batch size, or start a new run"
+                "resume with the same corpus, packing, row length, seed and batch size (of a mixture with stages or "
+                "epoch limits also the same number of steps), or start a new run"
             )
         self._go_to(state["next_batch"])
 
@@ -146,12 +195,12 @@ class ValidationBatches:
     """All rows of a plan, once and in order, each time it is iterated; every process gets the same number of batches.
 
     Batches are as in TrainLoader. Where the last rows don't fill a global batch, rows of padding (weight 0) do.
-    `len()` is the number of batches.
+    `len()` is the number of batches. Several stores take turns, so that the first batches are of all of them.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenSource | Mapping[str, TokenSource],
         config: DataConfig,
         *,
         row_length: int,
@@ -160,11 +209,15 @@ class ValidationBatches:
         process_count: int = 1,
     ):
         """Raises ValueError if batch_size is not divisible by process_count or process_index is out of range."""
-        self._local_size = _local_size(batch_size, process_index, process_count)
-        self.plan = plan_packing(store.lengths, row_length, packing=config.packing, seed=config.shuffle_seed)
-        self._batches = -(-self.plan.num_rows // batch_size)
-        self._rows = PackedRows(self.plan, store, padded_to=self._batches * batch_size)
-        self._process = (process_index, process_count)
+        local_size = _local_size(batch_size, process_index, process_count)
+        stores = list(store.values()) if isinstance(store, Mapping) else [store]
+        plans = [
+            plan_packing(each.lengths, row_length, packing=config.packing, seed=config.shuffle_seed) for each in stores
+        ]
+        self.plan = plans[0]
+        self._batches = -(-sum(plan.num_rows for plan in plans) // batch_size)
+        self._rows = RowsInTurn(plans, stores, padded_to=self._batches * batch_size)
+        self._place = (local_size, process_index, process_count)
         self._config = config
 
     def __len__(self) -> int:
@@ -174,20 +227,52 @@ class ValidationBatches:
         import grain
 
         rows = grain.MapDataset.source(self._rows)
-        with closing(_iterate(rows, self._local_size, *self._process, self._config)) as batches:
+        with closing(_iterate(_local_batches(rows, *self._place), self._config)) as batches:
             yield from batches
 
 
-def _iterate(
-    rows: grain.MapDataset, local_size: int, process_index: int, process_count: int, config: DataConfig
-) -> grain.DatasetIterator:
+def make_mixture(
+    config: DataConfig,
+    stores: Mapping[str, TokenSource],
+    orders: Mapping[str, ShuffledRows | WindowedRows],
+    batch_size: int,
+    steps: int,
+) -> Mixture:
+    """The turns of the sources of a config over a run of `steps` batches.
+
+    Raises ValueError where the stores are not those of the config's sources, where stages or limits of epochs need the
+    number of steps, and for limits that can't be kept.
+    """
+    names = [source.name for source in config.sources]
+    if list(stores) != names:
+        raise ValueError(f"the stores {list(stores)} are not those of data.sources, {names}")
+    upsampling = [source.upsampling for source in config.sources]
+    sizes = [source.weight or stores[source.name].num_tokens for source in config.sources]
+    limits = [
+        source.max_epochs * orders[source.name].rows_per_epoch if source.max_epochs else math.inf
+        for source in config.sources
+    ]
+    if steps < 1 and (config.stages or any(map(math.isfinite, limits))):
+        raise ValueError("stages and max_epochs of a mixture refer to the number of steps of the run: give `steps`")
+    first = mixture_weights(sizes, temperature=config.temperature, upsampling=upsampling)
+    stages = [(0, first), *((round(stage.start * steps) * batch_size, stage.weights) for stage in config.stages)]
+    try:
+        return plan_mixture(stages, rows=steps * batch_size, limits=limits)
+    except ValueError as error:
+        raise ValueError(f"the mixture of {', '.join(names)} over {steps} steps can't be had: {error}") from error
+
+
+def _local_batches(rows: grain.MapDataset, local_size: int, process_index: int, process_count: int) -> grain.MapDataset:
     """Cuts the rows into batches of `local_size` and takes this process's one of each `process_count` in succession."""
+    return rows.batch(local_size)[process_index::process_count]
+
+
+def _iterate(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:
     import grain
 
-    local_batches = rows.batch(local_size)[process_index::process_count]
     threads = min(config.read_threads, config.prefetch_batches)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch_batches if threads else 0)
-    return iter(local_batches.to_iter_dataset(options))
+    return iter(batches.to_iter_dataset(options))
 
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
@@ -201,7 +286,5 @@ def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _grain_seed(seed: int) -> int:
-    """A 32-bit seed far from those of neighbouring numbers: grain shuffles epoch e with seed + e."""
-    mixed = (seed + 0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9 % 2**64
-    return mixed >> 32
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

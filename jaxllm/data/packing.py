@@ -7,13 +7,17 @@ one document into another, and every pair of the corpus lies in exactly one row.
 
 import bisect
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from jaxllm.data.token_store import TokenStore
+from jaxllm.data.config import Packing
+from jaxllm.data.token_source import TokenSource
+
+# (ids of a piece [n + 1], the inputs and the last target; its document, its first pair) -> the ids to train on instead,
+# not more of them. It must depend on nothing else, since a resumed run builds the row again.
+Rewrite = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +56,17 @@ class PackingPlan:
         return digest.hexdigest()
 
 
-def plan_packing(
-    lengths: Sequence[int], row_length: int, *, packing: Literal["best_fit", "concat"], seed: int
-) -> PackingPlan:
-    """The plan of either kind; see plan_best_fit and plan_concat."""
+def plan_packing(lengths: Sequence[int], row_length: int, *, packing: Packing, seed: int) -> PackingPlan:
+    """The plan of a kind; see plan_best_fit, plan_first_fit and plan_concat."""
     match packing:
         case "best_fit":
             return plan_best_fit(lengths, row_length, seed)
+        case "first_fit":
+            return plan_first_fit(lengths, row_length, seed)
         case "concat":
             return plan_concat(lengths, row_length, seed)
         case _:
-            raise ValueError(f'packing must be "best_fit" or "concat", got {packing!r}')
+            raise ValueError(f'packing must be "best_fit", "first_fit" or "concat", got {packing!r}')
 
 
 def plan_concat(lengths: Sequence[int], row_length: int, seed: int) -> PackingPlan:
@@ -72,7 +76,7 @@ def plan_concat(lengths: Sequence[int], row_length: int, seed: int) -> PackingPl
     Raises ValueError for no documents, a negative length, or a row length below 1.
     """
     pairs = _pairs_of(lengths, row_length)
-    order = _shuffled(len(pairs), seed)
+    order = shuffled(len(pairs), seed)
     ends = np.cumsum(pairs[order])
     total = int(ends[-1])
     # A piece begins wherever a document or a row begins.
@@ -97,22 +101,90 @@ def plan_best_fit(lengths: Sequence[int], row_length: int, seed: int) -> Packing
     Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
     Raises ValueError for no documents, a negative length, or a row length below 1.
     """
+    document, start, length = _cut(lengths, row_length)
+    order = shuffled(len(document), seed)
+    order = order[np.argsort(-length[order], kind="stable")]
+    row_of = _best_fit(length[order], row_length)
+    return _gathered(row_length, order, row_of, document, start, length, seed)
+
+
+def plan_first_fit(lengths: Sequence[int], row_length: int, seed: int) -> PackingPlan:
+    """Packs the documents in an order drawn by the seed, each piece into the first row that has room for it.
+
+    Documents are cut as by plan_best_fit. Long and short ones come to share rows by chance, where best-fit decreasing
+    fills up rows of the longest with the shortest; for that a few more rows stay partly empty.
+    lengths: ids per document. Raises ValueError for no documents, a negative length, or a row length below 1.
+    """
+    document, start, length = _cut(lengths, row_length)
+    order = shuffled(len(document), seed)
+    return _gathered(row_length, order, _first_fit(length[order], row_length), document, start, length, seed)
+
+
+def _cut(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(document, start, length) of pieces of at most `row_length` pairs, as few as possible."""
     pairs = _pairs_of(lengths, row_length)
     pieces_of = -(-pairs // row_length)
     document = np.repeat(np.arange(len(pairs)), pieces_of)
     first = np.cumsum(pieces_of) - pieces_of
     start = (np.arange(len(document)) - first[document]) * row_length
-    length = np.minimum(row_length, pairs[document] - start)
+    return document, start, np.minimum(row_length, pairs[document] - start)
 
-    order = _shuffled(len(document), seed)
-    order = order[np.argsort(-length[order], kind="stable")]
-    row_of = _best_fit(length[order], row_length)
-    shuffled_rows = _shuffled(int(row_of.max()) + 1, seed)
+
+def _gathered(
+    row_length: int,
+    order: np.ndarray,
+    row_of: np.ndarray,
+    document: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    seed: int,
+) -> PackingPlan:
+    """The plan in which piece order[i] is in row row_of[i], the rows themselves in an order drawn by the seed."""
+    shuffled_rows = shuffled(int(row_of.max()) + 1, seed)
     row_of = shuffled_rows[row_of]
     by_row = np.argsort(row_of, kind="stable")
     order = order[by_row]
     row_offsets = np.searchsorted(row_of[by_row], np.arange(len(shuffled_rows) + 1))
     return PackingPlan(row_length, row_offsets, document[order], start[order], length[order])
+
+
+def _first_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
+    """The bin of each size, in the given order: the first bin that has room.
+
+    A tree over the bins holds the largest room below each node. Of two bins that were left half empty the second would
+    have gone into the first, so fewer than 2 * sum / capacity + 1 bins are used.
+    """
+    leaves = 1 << (2 * int(sizes.sum()) // capacity + 1).bit_length()
+    largest = [capacity] * (2 * leaves)
+    bin_of = np.empty(len(sizes), dtype=np.int64)
+    for item, size in enumerate(sizes.tolist()):
+        node = 1
+        while node < leaves:
+            node *= 2
+            if largest[node] < size:
+                node += 1
+        bin_of[item] = node - leaves
+        largest[node] -= size
+        while node > 1:
+            node //= 2
+            left, right = largest[2 * node], largest[2 * node + 1]
+            room = left if left > right else right
+            if largest[node] == room:
+                break
+            largest[node] = room
+    return bin_of
+
+
+def _first_fit_by_search(sizes: Sequence[int], capacity: int) -> list[int]:
+    """The slow twin of _first_fit."""
+    rooms: list[int] = []
+    bin_of = []
+    for size in sizes:
+        chosen = next((index for index, room in enumerate(rooms) if room >= size), len(rooms))
+        rooms += [capacity] if chosen == len(rooms) else []
+        rooms[chosen] -= size
+        bin_of.append(chosen)
+    return bin_of
 
 
 def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
@@ -156,35 +228,38 @@ def _best_fit_by_search(sizes: Sequence[int], capacity: int) -> list[int]:
     return rooms
 
 
-def pack_row(plan: PackingPlan, store: TokenStore, row: int, end_of_text: int) -> dict[str, np.ndarray]:
+def pack_row(
+    plan: PackingPlan, store: TokenSource, row: int, end_of_text: int, rewrite: Rewrite | None = None
+) -> dict[str, np.ndarray]:
     """Builds one row of a batch; every array has shape [plan.row_length].
 
     tokens int32: inputs. targets int32: the token that follows each input. weights float32: 1 where the target counts,
     0 in padding. segment_ids int32: 1, 2, ... for the pieces of the row, 0 for padding. positions int32: from 0 in each
     piece. Padding has end_of_text as input and target.
+    rewrite: what else is done to each piece, see there.
     Raises IndexError for a row that the plan does not have.
     """
     if not 0 <= row < plan.num_rows:
         raise IndexError(f"the plan has rows 0 .. {plan.num_rows - 1}, asked for {row}")
-    pieces = slice(plan.row_offsets[row], plan.row_offsets[row + 1])
-    document, start, length = plan.document[pieces], plan.start[pieces], plan.length[pieces]
-    used = int(length.sum())
-    piece = np.repeat(np.arange(len(length)), length)
-    position = np.arange(used) - (np.cumsum(length) - length)[piece]
-
-    # Pair i of a document takes its input from id i - 1 and its target from id i; past either end stands end_of_text.
-    pair = start[piece] + position
-    begin, end = store.offsets[document][piece], store.offsets[document + 1][piece]
-    target_at = begin + pair
-    targets = np.where(target_at < end, store.tokens[np.minimum(target_at, end - 1)], end_of_text)
-    tokens = np.where(pair > 0, store.tokens[np.maximum(target_at - 1, begin)], end_of_text)
-
+    first, last = int(plan.row_offsets[row]), int(plan.row_offsets[row + 1])
     filled = empty_row(plan.row_length, end_of_text)
-    filled["tokens"][:used] = tokens
-    filled["targets"][:used] = targets
-    filled["weights"][:used] = 1
-    filled["segment_ids"][:used] = piece + 1
-    filled["positions"][:used] = position
+    at = 0
+    for number, piece in enumerate(range(first, last), start=1):
+        document, start, count = int(plan.document[piece]), int(plan.start[piece]), int(plan.length[piece])
+        # Pair i of a document takes its input from id i - 1 and its target from id i; past either end is end_of_text.
+        ids = store.read(document, max(start - 1, 0), start + count)
+        line = np.full(count + 1, end_of_text, np.int32)
+        begin = 1 if start == 0 else 0
+        line[begin : begin + len(ids)] = ids
+        if rewrite is not None:
+            line = rewrite(line, document, start)
+            count = len(line) - 1
+        used = slice(at, at + count)
+        filled["tokens"][used], filled["targets"][used] = line[:-1], line[1:]
+        filled["segment_ids"][used] = number
+        filled["positions"][used] = np.arange(count)
+        at += count
+    filled["weights"][:at] = 1
     return filled
 
 
@@ -210,7 +285,7 @@ def _pairs_of(lengths: Sequence[int], row_length: int) -> np.ndarray:
     return lengths + 1
 
 
-def _shuffled(count: int, seed: int) -> np.ndarray:
+def shuffled(count: int, seed: int) -> np.ndarray:
     """A permutation of 0 .. count - 1 that depends on the seed alone.
 
     Sorts by the SplitMix64 hash of each number (Steele, Lea and Flood 2014), because NumPy does not promise that its

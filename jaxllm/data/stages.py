@@ -56,8 +56,12 @@ class CrossStage(Protocol):
         """What was found among the rows of one partition (any number of whole keys), as a table of its own schema."""
         ...
 
-    def resolve(self, matches: pa.Table) -> pa.Table:
-        """Columns `id` and `reason`: the documents to drop, from the matches of all partitions."""
+    def resolve(self, matches: pa.Table) -> pa.Table | Stage | CrossStage:
+        """What follows from the matches of all partitions.
+
+        A table with columns `id` and `reason`: the documents to drop. Or a stage that changes each document by itself.
+        Or another stage that compares, for another round over the same documents.
+        """
         ...
 
 

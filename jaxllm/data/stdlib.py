@@ -13,10 +13,12 @@ import subprocess
 import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxllm.data.documents import Document, DocumentError
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
 
 _PROGRAM = Path(__file__).with_name("stdlib_pages.py")
 
@@ -42,13 +44,14 @@ def stdlib_documents(include_source: bool = False) -> Iterator[Document]:
     On CPython 3.11 these are 210 pages (5.2 MB; 4.1 MB where Tk is missing), 79 topics (0.5 MB), 727 files (11 MB).
     Raises DocumentError if this Python comes without its documentation.
     """
-    yield from _pages()
-    yield from _topics()
+    yield from pages()
+    yield from topics()
     if include_source:
-        yield from _source(Path(sysconfig.get_path("stdlib")))
+        yield from source(LIBRARY, source_files(LIBRARY))
 
 
-def _pages() -> Iterator[Document]:
+def pages() -> Iterator[Document]:
+    """pydoc's page of each module."""
     for line in _render_pages().splitlines():
         row = json.loads(line)
         if "skipped" in row:
@@ -85,25 +88,34 @@ def _render_pages() -> bytes:
     return child.stdout
 
 
-def _topics() -> Iterator[Document]:
+def topics() -> Iterator[Document]:
+    """The language reference."""
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data.topics import topics as texts
     except ModuleNotFoundError as error:
         raise DocumentError(
             "this Python comes without the language reference (module pydoc_data.topics); "
             "train on a text of your own instead (data.path), or use another Python"
         ) from error
-    for name in sorted(topics):
-        yield Document(f"topics/{name}", topics[name])
+    for name in sorted(texts):
+        yield Document(f"topics/{name}", texts[name])
 
 
-def _source(library: Path) -> Iterator[Document]:
+def source_files(library: Path) -> list[str]:
+    """The library's Python files but its tests, as paths below its folder, sorted."""
+    found = []
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
         parts = path.relative_to(library).parts
         # Installed packages and the build's own configuration lie in the same folder, but are no standard modules;
         # pydoc_data is the topics again.
         top = parts[0].removesuffix(".py")
-        if top not in sys.stdlib_module_names or top == "pydoc_data" or not _TEST_FOLDERS.isdisjoint(parts):
-            continue
-        with tokenize.open(path) as file:
-            yield Document(f"source/{'/'.join(parts)}", file.read())
+        if top in sys.stdlib_module_names and top != "pydoc_data" and _TEST_FOLDERS.isdisjoint(parts):
+            found.append("/".join(parts))
+    return found
+
+
+def source(library: Path, files: Iterable[str]) -> Iterator[Document]:
+    """These files of the library, as documents."""
+    for name in files:
+        with tokenize.open(library / name) as file:
+            yield Document(f"source/{name}", file.read())

@@ -10,7 +10,17 @@ import jax
 import numpy as np
 
 from jaxllm import tokenizers
-from jaxllm.data.corpus import Corpus, SplitDocuments, prepare_corpus
+from jaxllm.data.corpus import (
+    Corpus,
+    Documents,
+    MixedDocuments,
+    open_corpora,
+    open_corpus,
+    prepare_corpora,
+    prepare_corpus,
+    split_documents,
+)
+from jaxllm.data.fill_in_the_middle import piece_rewrite
 from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.models import ModelConfig, decoder_spec
 from jaxllm.parallel.agreement import process_0_first
@@ -29,6 +39,9 @@ from jaxllm.training.run_directory import RunDirectory, refuse_private_directory
 # Tables are padded to a multiple of this, so that any usual tensor axis divides them and matrix units are filled.
 VOCAB_MULTIPLE = 64
 
+Corpora = Corpus | dict[str, Corpus]
+"""What a run trains on: one corpus, or of a mixture each source's by its name."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -36,7 +49,7 @@ class Pretrained:
 
     experiment: Experiment
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Corpora
     outcome: Outcome
 
 
@@ -45,7 +58,7 @@ def pretrain(
     directory: str | Path,
     reporter: Reporter,
     *,
-    documents: SplitDocuments | None = None,
+    documents: Documents | None = None,
     profile: bool = False,
     began: float | None = None,
 ) -> Pretrained:
@@ -59,15 +72,16 @@ def pretrain(
     """
     began = time.time() if began is None else began
     with open_run(directory) as run:
-        documents = documents or SplitDocuments(experiment.data)
+        documents = documents or split_documents(experiment.data)
         with process_0_first("preparation"):
             run.follow()
             tokenizer = prepare_tokenizer(experiment, documents, run.tokenizer, reporter)
             experiment = run.settle_config(with_vocabulary(experiment, tokenizer))
-            corpus = prepare_corpus(documents, tokenizer, run.data)
+            corpus = prepare(documents, tokenizer, run.data)
             run.push()
         reporter.say(describe_corpus(corpus))
-        loader, validation = make_batches(experiment, corpus)
+        loader, validation = make_batches(experiment, corpus, tokenizer)
+        reporter.say(describe_packing(experiment, loader))
         with loader:
             # Before each checkpoint, so that the log in the bucket reaches at least to where that resumes.
             copies = Event("copy to the bucket", experiment.checkpoints.every, lambda state, step: run.push())
@@ -88,8 +102,25 @@ def open_run(directory: str | Path) -> RunDirectory:
     return run
 
 
+def prepare(documents: Documents, tokenizer: Tokenizer, directory: Path) -> Corpora:
+    """The token stores of a run; see data.corpus."""
+    if isinstance(documents, MixedDocuments):
+        return prepare_corpora(documents, tokenizer, directory)
+    return prepare_corpus(documents, tokenizer, directory)
+
+
+def open_prepared(experiment: Experiment, tokenizer: Tokenizer, directory: Path) -> Corpora:
+    """What `prepare` made."""
+    if experiment.data.sources:
+        return open_corpora(directory, experiment.data, tokenizer)
+    return open_corpus(directory, experiment.data, tokenizer)
+
+
 def prepare_tokenizer(
-    experiment: Experiment, documents: SplitDocuments, directory: Path, reporter: Reporter
+    experiment: Experiment,
+    documents: Documents,
+    directory: Path,
+    reporter: Reporter,
 ) -> Tokenizer:
     """The run's own tokenizer if it has one; else loaded or trained as the config says, and saved there."""
     if directory.exists():
@@ -112,7 +143,9 @@ def with_vocabulary(experiment: Experiment, tokenizer: Tokenizer) -> Experiment:
     return replace(experiment, model=replace(experiment.model, vocab_size=size))
 
 
-def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, ValidationBatches]:
+def make_batches(
+    experiment: Experiment, corpus: Corpora, tokenizer: Tokenizer
+) -> tuple[TrainLoader, ValidationBatches]:
     """This process's part of the training and validation batches. Raises ValueError when the mesh cannot split them."""
     rows = experiment.training.batch_size
     layout = make_layout(experiment.mesh)
@@ -123,11 +156,18 @@ def make_batches(experiment: Experiment, corpus: Corpus) -> tuple[TrainLoader, V
         "process_index": readers.index,
         "process_count": readers.count,
     }
+    data = experiment.data
+    if isinstance(corpus, Corpus):
+        train, held_out = corpus.train, corpus.validation
+    else:
+        train = {name: part.train for name, part in corpus.items()}
+        held_out = {name: part.validation for name, part in corpus.items()}
+    rewrite = piece_rewrite(data.fill_in_the_middle, tokenizer, data.shuffle_seed)
     # An evaluation does not accumulate, so it takes as many rows at once as a microbatch of training.
     microbatch = rows // experiment.training.accumulation
     return (
-        TrainLoader(corpus.train, experiment.data, batch_size=rows, **place),
-        ValidationBatches(corpus.validation, experiment.data, batch_size=microbatch, **place),
+        TrainLoader(train, data, batch_size=rows, steps=experiment.training.steps, rewrite=rewrite, **place),
+        ValidationBatches(held_out, data, batch_size=microbatch, **place),
     )
 
 
@@ -151,6 +191,7 @@ def make_job(
         peak_flops=peak,
         memory_report=memory_report(experiment, jax.device_count()),
         events=events,
+        describe_batches=lambda state: loader.source_report(state["next_batch"]),
     )
 
 
@@ -161,9 +202,25 @@ def token_lengths(tokenizer: Tokenizer, model: ModelConfig) -> np.ndarray:
     return lengths
 
 
-def describe_corpus(corpus: Corpus) -> str:
+def describe_corpus(corpus: Corpora) -> str:
     def part(name: str, store) -> str:
-        return f"{store.documents:,} documents, {store.num_bytes:,} bytes, {store.num_tokens:,} tokens for {name}"
+        size = f"{store.num_bytes:,} bytes, " if store.num_bytes else ""
+        return f"{store.documents:,} documents, {size}{store.num_tokens:,} tokens for {name}"
 
-    training, validation = part("training", corpus.train), part("validation", corpus.validation)
-    return f"corpus     {training}; {validation} (split by {corpus.method})"
+    def whole(corpus: Corpus) -> str:
+        training, validation = part("training", corpus.train), part("validation", corpus.validation)
+        return f"{training}; {validation} (split by {corpus.method})"
+
+    if isinstance(corpus, Corpus):
+        return f"corpus     {whole(corpus)}"
+    return "\n".join(f"{'corpus' if not i else '':11}{name}: {whole(c)}" for i, (name, c) in enumerate(corpus.items()))
+
+
+def describe_packing(experiment: Experiment, loader: TrainLoader) -> str:
+    """How full the rows of training are; of windows it is not known before they are read."""
+    data = experiment.data
+    line = f"packing    {data.packing}, rows of {experiment.model.context_length}"
+    if data.packing_window:
+        return f"{line}, in windows of {data.packing_window:,} documents"
+    full = [f"{name} {part:.1%}".strip() for name, part in loader.utilization.items()]
+    return f"{line}, filled to {', '.join(full)}"

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxllm import tokenizers
-from jaxllm.data.corpus import open_corpus
-from jaxllm.pipeline.pretrain import make_batches, make_job
+from jaxllm.pipeline.pretrain import make_batches, make_job, open_prepared
 from jaxllm.training.job import Reporter
 from jaxllm.training.loop import Trainer
 from jaxllm.training.replay import Replayed
@@ -27,7 +26,7 @@ def replay_run(
     start, steps = choose_interval(checkpoint_steps(Path(directory) / "checkpoints"), start, steps)
     with RunDirectory(directory) as run:
         tokenizer = tokenizers.load(run.tokenizer)
-        loader, validation = make_batches(experiment, open_corpus(run.data, experiment.data, tokenizer))
+        loader, validation = make_batches(experiment, open_prepared(experiment, tokenizer, run.data), tokenizer)
         with loader:
             trainer = Trainer(make_job(experiment, tokenizer, loader, validation), run.path, reporter)
             yield from trainer.replay(start, steps)

@@ -53,6 +53,8 @@ class Job:
     peak_flops: float | None  # of all devices together
     memory_report: tuple[str, ...] = ()  # lines of the plan: where the bytes go, by arithmetic
     events: tuple[Event, ...] = ()  # besides evaluation
+    # What the log says of the batches up to a state of theirs, such as the tokens of each source.
+    describe_batches: Callable[[dict[str, Any]], dict[str, float]] = lambda state: {}
 
 
 def pretraining_objective(model: ModelConfig, training: TrainingConfig) -> Objective:

@@ -25,6 +25,7 @@ from jaxllm.objectives.next_token import Batch, Metrics
 from jaxllm.parallel.local_rows import find_readers, place_rows
 from jaxllm.parallel.sharding import make_layout
 from jaxllm.training.checkpoints import Checkpoints, flatten
+from jaxllm.training.device_feed import DeviceFeed, devices_wait
 from jaxllm.training.experiment import Experiment
 from jaxllm.training.job import Event, Job, Outcome, Reporter, describe_plan
 from jaxllm.training.metrics import MetricsLog, Unlogged
@@ -79,7 +80,7 @@ class Trainer:
         self._evaluated_at = -1
         self._corruptions = 0
         self.compile_seconds = 0.0
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, dict[str, float]] | None = None
         self._clock = 0.0
 
     def run(self) -> Outcome:
@@ -88,6 +89,7 @@ class Trainer:
             self.session,
             Tiers(self.directory, self.saved_in, self.saving, self.reporter.say) as self.checkpoints,
             MetricsLog(self.directory) if logs else Unlogged() as self.log,
+            DeviceFeed(self.job.batches, self._place, self.job.experiment.data.device_prefetch) as self.feed,
         ):
             with self.session.during("compile"):
                 self._compile()
@@ -144,7 +146,7 @@ class Trainer:
         for line in restored.damaged:
             self.reporter.say(line)
         self._take(restored.state, restored.progress)
-        self.job.batches.set_state(restored.progress["batches"])
+        self.feed.set_state(restored.progress["batches"])
         self.watch.set_state(restored.progress["watch"])
         if self.step >= self.config.steps:
             self.reporter.say(f"{self.directory} is finished: step {self.step} of {self.config.steps}")
@@ -166,7 +168,7 @@ class Trainer:
     def _dispatch(self) -> None:
         self.profile.before(self.step)
         with self.session.during("input"):
-            batch = self._place(next(self.job.batches))
+            batch, of_input = self._next_batch()
         self.step += 1
         self._corrupt = ""
         if self._is_due(self.faults.replay_every):
@@ -177,7 +179,17 @@ class Trainer:
         else:
             self.state, metrics = self.train_step(self.state, batch)
         self._diverged = self._read_pending()
-        self._pending = (self.step, metrics)
+        self._pending = (self.step, metrics, of_input)
+
+    def _next_batch(self) -> tuple[Batch, dict[str, float]]:
+        """The next batch on its devices, and what the log says of it."""
+        start = time.perf_counter()
+        batch = next(self.feed)
+        waited = time.perf_counter() - start
+        # While a step is being computed nobody but this thread waits. When it was done sooner than the batch came, the
+        # devices waited too, for this long at most.
+        stalled = devices_wait(self._pending and self._pending[1])
+        return batch, {"input_stall": waited if stalled else 0.0, **self.job.describe_batches(self.feed.get_state())}
 
     def _settle(self, stopping: bool) -> None:
         """Whatever is due after the step just dispatched."""
@@ -212,7 +224,7 @@ class Trainer:
         """Log the step dispatched before; returns the reason to roll back if there is one."""
         if self._pending is None:
             return None
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, of_input), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
@@ -226,6 +238,7 @@ class Trainer:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "mfu": self._mfu(tokens / seconds),
+            **of_input,
         }
         self.log.write(row)
         self.reporter.progress(row, self.config.steps)
@@ -274,7 +287,7 @@ class Trainer:
 
     def _save(self, *, local: bool = False, due: Sequence[str] = ()) -> None:
         progress = {
-            "batches": self.job.batches.get_state(),
+            "batches": self.feed.get_state(),
             "watch": self.watch.get_state(),
             "metrics_bytes": self.log.offset(),
             "val": self.val,
@@ -326,7 +339,7 @@ class Trainer:
             self.watch.rolled_back()
         else:
             self.watch.set_state(restored.progress["watch"])
-            self.job.batches.set_state(restored.progress["batches"])
+            self.feed.set_state(restored.progress["batches"])
         row = {"event": "rollback", "step": self.step, "from_step": came_from, "reason": reason}
         self.log.write(row)
         since = f"skipped the {came_from - self.step} batches since" if skip_data else "repeating the steps since"

@@ -31,6 +31,7 @@ RESUMABLE = (
     "data.path",
     "data.read_threads",
     "data.prefetch_batches",
+    "data.device_prefetch",
 )
 
 

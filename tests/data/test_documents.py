@@ -157,11 +157,9 @@ def test_paths_that_lead_nowhere(tmp_path):
     assert "no file matches" in error_of(tmp_path / "*.txt")
     assert "the folder holds 0 files" in error_of(tmp_path)
     (tmp_path / "a.py").write_text("x")
-    assert "the folder holds 1 files, none of them of a supported kind: .txt, .md, .jsonl, .parquet" in error_of(
-        tmp_path
-    )
+    assert "the folder holds 1 files, none of them of a supported kind: .txt, .md, " in error_of(tmp_path)
     assert "the pattern matches 1 files, none" in error_of(tmp_path / "*.py")
-    assert "supported are .txt, .md, .jsonl, .parquet, each also with .gz or .zst" in error_of(tmp_path / "a.py")
+    assert "supported are .txt, .md, " in error_of(tmp_path / "a.py")
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"x"))
     assert "supported are" in error_of(tmp_path / "a.gz")
 

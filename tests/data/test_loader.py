@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jaxllm.data.config import DataConfig
-from jaxllm.data.loader import TrainLoader, ValidationBatches, _grain_seed
+from jaxllm.data.loader import TrainLoader, ValidationBatches
 from jaxllm.data.packing import pack_row
+from jaxllm.data.row_order import grain_seed
 
 ROW_LENGTH = 16
 LENGTHS = [1 + (17 * i * i + 5 * i) % 39 for i in range(60)]
@@ -97,7 +98,7 @@ def test_threads_change_nothing(store, threads, prefetch):
 
 def test_batches_are_built_ahead_of_their_use(store, monkeypatch):
     built = []
-    monkeypatch.setattr("jaxllm.data.loader.pack_row", lambda *arguments: built.append(1) or pack_row(*arguments))
+    monkeypatch.setattr("jaxllm.data.row_order.pack_row", lambda *arguments: built.append(1) or pack_row(*arguments))
     with loader_of(store, batch_size=4, config=DataConfig(prefetch_batches=3)) as loader:
         next(loader)
         deadline = time.monotonic() + 10
@@ -181,10 +182,10 @@ def test_seeds_give_different_orders(store):
 
 def test_neighbouring_seeds_do_not_share_epochs():
     # grain shuffles epoch e of seed s with s + e: seeds that differ by little would meet again within a few epochs.
-    seeds = sorted(_grain_seed(seed) for seed in range(1000))
+    seeds = sorted(grain_seed(seed) for seed in range(1000))
     assert seeds[0] >= 0 and seeds[-1] < 2**32
     assert min(b - a for a, b in itertools.pairwise(seeds)) > 1000
-    assert 0 <= _grain_seed(2**63 - 1) < 2**32
+    assert 0 <= grain_seed(2**63 - 1) < 2**32
 
 
 def test_the_order_of_rows_stays_the_same_in_later_versions_of_grain(store):

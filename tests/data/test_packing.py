@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxllm.data import packing
-from jaxllm.data.packing import pack_row, plan_best_fit, plan_concat, plan_packing
+from jaxllm.data.documents import Document
+from jaxllm.data.packing import pack_row, plan_best_fit, plan_concat, plan_first_fit, plan_packing
+from jaxllm.data.token_store import write_token_store
 
-PLANS = [plan_concat, plan_best_fit]
+PLANS = [plan_concat, plan_best_fit, plan_first_fit]
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 ROW_LENGTHS = st.integers(1, 70)
 
@@ -67,9 +69,10 @@ def test_concat_fills_every_row_but_the_last_and_cuts_only_where_rows_end(length
             assert start == 0
 
 
+@pytest.mark.parametrize("plan_of", [plan_best_fit, plan_first_fit])
 @given(LENGTHS, ROW_LENGTHS, st.integers(0, 9))
-def test_best_fit_cuts_only_documents_longer_than_a_row(lengths, row_length, seed):
-    plan = plan_best_fit(lengths, row_length, seed)
+def test_fitting_cuts_only_documents_longer_than_a_row(plan_of, lengths, row_length, seed):
+    plan = plan_of(lengths, row_length, seed)
     pieces = Counter(plan.document.tolist())
     for document, length in enumerate(lengths):
         assert pieces[document] == -(-(length + 1) // row_length)
@@ -82,6 +85,40 @@ def test_best_fit_is_the_naive_search(sizes, capacity):
     bin_of = packing._best_fit(sizes, capacity)
     rooms = capacity - np.bincount(bin_of, weights=sizes)
     assert sorted(rooms.tolist()) == sorted(packing._best_fit_by_search(sizes.tolist(), capacity))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(50, 60))
+def test_first_fit_is_the_naive_search(sizes, capacity):
+    assert packing._first_fit(np.array(sizes), capacity).tolist() == packing._first_fit_by_search(sizes, capacity)
+
+
+def test_first_fit_on_a_case_done_by_hand():
+    # 6 and 5 open two rows of 10; 4 fits the first, 3 the second, 5 needs a third, 2 the second again.
+    assert packing._first_fit(np.array([6, 5, 4, 3, 5, 2]), 10).tolist() == [0, 1, 0, 1, 2, 1]
+
+
+def test_a_token_of_id_0_is_no_padding(tmp_path, tokenizer):
+    store = write_token_store(tmp_path / "zeros", [Document("a", "\0" * 7)], tokenizer)
+    plan = plan_first_fit(store.lengths, 16, 0)
+    assert plan.utilization == 8 / 16
+    assert pack_row(plan, store, 0, 256)["weights"].sum() == 8
+
+
+def test_the_pieces_of_a_row_can_be_rewritten(store_of):
+    store = store_of([5, 9])
+    plan = plan_concat(store.lengths, 16, 0)
+    seen = []
+
+    def drop_two(line, document, start):
+        seen.append((line.tolist(), document, start))
+        return line[:-2]
+
+    row = pack_row(plan, store, 0, 256, drop_two)
+    assert [len(line) for line, _, _ in seen] == [7, 11] or [len(line) for line, _, _ in seen] == [11, 7]
+    assert row["weights"].tolist() == [1.0] * 12 + [0.0] * 4
+    kept = [line[:-2] for line, _, _ in seen]
+    assert row["tokens"].tolist() == [*kept[0][:-1], *kept[1][:-1], *[256] * 4]
+    assert row["targets"].tolist() == [*kept[0][1:], *kept[1][1:], *[256] * 4]
 
 
 def test_best_fit_on_a_case_done_by_hand():
@@ -135,8 +172,8 @@ def test_seeds_bring_different_documents_together():
 
 def test_the_order_drawn_by_a_seed_stays_the_same_in_later_versions():
     # Checkpoints refer to rows by number, so this order may not change.
-    assert packing._shuffled(8, 0).tolist() == [1, 4, 5, 7, 6, 0, 3, 2]
-    assert sorted(packing._shuffled(1000, 7).tolist()) == list(range(1000))
+    assert packing.shuffled(8, 0).tolist() == [1, 4, 5, 7, 6, 0, 3, 2]
+    assert sorted(packing.shuffled(1000, 7).tolist()) == list(range(1000))
 
 
 def test_splitmix64_gives_the_published_first_output():
@@ -155,13 +192,13 @@ def test_rows_longer_than_any_document_hold_many(plan_of, store_of):
 
 
 @pytest.mark.parametrize("plan_of", PLANS)
-def test_changing_one_document_changes_no_other(plan_of, store_of):
+def test_changing_one_document_changes_no_other(plan_of, store_of, tokenizer, tmp_path):
     # The arrays say which document each position belongs to: positions of others must not see a change.
     store = store_of([9, 4, 30, 6])
     plan = plan_of(store.lengths, 16, 1)
-    changed = np.array(store.tokens)
-    changed[store.offsets[2] : store.offsets[3]] = 99
-    other = type(store)(store.directory, store.manifest, changed, store.offsets, store.document_bytes)
+    texts = ["".join(map(chr, store.tokens_of(i))) if i != 2 else "c" * 30 for i in range(4)]
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    other = write_token_store(tmp_path / "other", documents, tokenizer)
     for row in range(plan.num_rows):
         before, after = (pack_row(plan, which, row, store.end_of_text) for which in (store, other))
         documents = plan.document[plan.row_offsets[row] : plan.row_offsets[row + 1]]
@@ -184,8 +221,12 @@ def test_plan_packing_dispatches():
     assert (
         plan_packing(lengths, 8, packing="best_fit", seed=2).fingerprint() == plan_best_fit(lengths, 8, 2).fingerprint()
     )
-    with pytest.raises(ValueError, match='packing must be "best_fit" or "concat", got \'first_fit\''):
-        plan_packing(lengths, 8, packing="first_fit", seed=2)
+    assert (
+        plan_packing(lengths, 8, packing="first_fit", seed=2).fingerprint()
+        == plan_first_fit(lengths, 8, 2).fingerprint()
+    )
+    with pytest.raises(ValueError, match='packing must be "best_fit", "first_fit" or "concat", got \'none\''):
+        plan_packing(lengths, 8, packing="none", seed=2)
 
 
 @pytest.mark.parametrize("plan_of", PLANS)

@@ -91,8 +91,8 @@ def test_another_environment_gives_the_same_text(corpus, tmp_path, monkeypatch):
 
 
 def test_source_code(monkeypatch):
-    monkeypatch.setattr(stdlib, "_pages", lambda: iter(()))
-    monkeypatch.setattr(stdlib, "_topics", lambda: iter(()))
+    monkeypatch.setattr(stdlib, "pages", lambda: iter(()))
+    monkeypatch.setattr(stdlib, "topics", lambda: iter(()))
     documents = list(stdlib_documents(include_source=True))
     texts = {document.name: document.text for document in documents}
     library = Path(sysconfig.get_path("stdlib"))
@@ -111,7 +111,8 @@ def test_source_code_in_another_encoding(tmp_path):
     (tmp_path / "json").mkdir()
     (tmp_path / "json" / "latin.py").write_bytes("# coding: latin-1\r\nname = 'Löwis'\r\n".encode("latin-1"))
     (tmp_path / "setuptools.py").write_text("not of the standard library")
-    assert list(stdlib._source(tmp_path)) == [Document("source/json/latin.py", "# coding: latin-1\nname = 'Löwis'\n")]
+    found = list(stdlib.source(tmp_path, stdlib.source_files(tmp_path)))
+    assert found == [Document("source/json/latin.py", "# coding: latin-1\nname = 'Löwis'\n")]
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def program(tmp_path, monkeypatch):
 def test_modules_without_a_page_are_passed_over_and_logged(program, caplog):
     program("""print('{"name": "winreg", "skipped": "ImportError: no"}\\n{"name": "x", "text": "page"}')""")
     with caplog.at_level(logging.INFO, logger="jaxllm.data.stdlib"):
-        assert list(stdlib._pages()) == [Document("pydoc/x", "page")]
+        assert list(stdlib.pages()) == [Document("pydoc/x", "page")]
     assert caplog.messages == ["no page of module winreg: ImportError: no"]
 
 
@@ -150,7 +151,7 @@ def test_a_program_that_hangs(program, monkeypatch):
 def test_a_python_without_its_language_reference(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(DocumentError, match=r"comes without the language reference \(module pydoc_data.topics\)"):
-        list(stdlib._topics())
+        list(stdlib.topics())
 
 
 @pytest.mark.parametrize(

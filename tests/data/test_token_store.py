@@ -39,15 +39,22 @@ def test_what_was_written_is_read(directory, tokenizer):
     assert left_behind(directory) == ["store"]
 
 
+SHARD = ["bytes.bin", "id_offsets.bin", "ids.bin", "manifest.json", "offsets.bin", "tokens.bin"]
+
+
 def test_the_files_are_what_the_description_says(directory, tokenizer):
     write_token_store(directory, documents(), tokenizer)
-    assert sorted(os.listdir(directory)) == ["bytes.bin", "manifest.json", "offsets.bin", "tokens.bin"]
-    raw = (directory / "tokens.bin").read_bytes()
+    assert sorted(os.listdir(directory)) == ["manifest.json", "shard-00000"]
+    shard = directory / "shard-00000"
+    assert sorted(os.listdir(shard)) == SHARD
+    raw = (shard / "tokens.bin").read_bytes()
     assert raw == b"".join(bytes([byte, 0]) for byte in "".join(TEXTS).encode())
-    assert (directory / "offsets.bin").read_bytes() == b"".join(n.to_bytes(8, "little") for n in (0, 5, 16, 17))
+    assert (shard / "offsets.bin").read_bytes() == b"".join(n.to_bytes(8, "little") for n in (0, 5, 16, 17))
+    assert (shard / "ids.bin").read_bytes() == b"d0d2d3"
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256(raw).hexdigest()
     assert manifest["tokenizer"] == tokenizer.fingerprint()
+    assert manifest["shards"]["shard-00000"] == json.loads((shard / "manifest.json").read_text())
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "<u2"), (65_537, "<u4")])
@@ -55,7 +62,7 @@ def test_ids_are_as_wide_as_the_vocabulary_needs(directory, tokenizer, vocab_siz
     largest = type(tokenizer)(vocab_size=vocab_size)
     largest.encode_batch = lambda texts: [[vocab_size - 1, 0] for _ in texts]
     store = write_token_store(directory, documents(["x"]), largest)
-    assert store.manifest.dtype == dtype and store.tokens.tolist() == [vocab_size - 1, 0]
+    assert store.manifest.dtype == dtype and store.tokens_of(0).tolist() == [vocab_size - 1, 0]
 
 
 def test_documents_are_encoded_in_chunks_and_stay_in_order(directory, tokenizer):
@@ -70,7 +77,7 @@ def test_documents_are_encoded_in_chunks_and_stay_in_order(directory, tokenizer)
 def test_the_map_is_read_only(directory, tokenizer):
     store = write_token_store(directory, documents(), tokenizer)
     with pytest.raises(ValueError, match="read-only"):
-        store.tokens[0] = 1
+        store.tokens_of(0)[0] = 1
 
 
 def test_an_error_while_writing_leaves_nothing(directory, tokenizer):
@@ -103,7 +110,7 @@ def test_a_store_comes_complete_by_one_rename(directory, tokenizer, monkeypatch)
 
     monkeypatch.setattr(os, "rename", watched)
     write_token_store(directory, documents(), tokenizer)
-    assert renamed == [(["bytes.bin", "manifest.json", "offsets.bin", "tokens.bin"], False)]
+    assert renamed == [(SHARD, False), (["manifest.json", "shard-00000"], False)]
 
 
 def test_a_killed_writer_leaves_no_store_and_the_next_one_succeeds(directory, tokenizer):
@@ -189,40 +196,42 @@ def test_documents_that_are_not_there(directory, tokenizer):
             store.tokens_of(wrong)
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "offsets.bin", "bytes.bin"])
+@pytest.mark.parametrize("name", [name for name in SHARD if name != "manifest.json"])
 def test_missing_short_and_long_files_are_refused(directory, tokenizer, name):
     write_token_store(directory, documents(), tokenizer)
+    directory = directory / "shard-00000"
     whole = (directory / name).read_bytes()
     for content in (whole[:-1], whole + b"x"):
         (directory / name).write_bytes(content)
         with pytest.raises(TokenStoreError, match=f"{name}: expected {len(whole)} bytes, found {len(content)}"):
-            TokenStore.open(directory)
+            TokenStore.open(directory.parent)
     (directory / name).unlink()
     with pytest.raises(TokenStoreError, match=f"{name}: expected {len(whole)} bytes, found no file"):
-        TokenStore.open(directory)
+        TokenStore.open(directory.parent)
 
 
-def test_changed_tokens_are_found_by_verify(directory, tokenizer):
+@pytest.mark.parametrize("name", ["tokens.bin", "bytes.bin", "ids.bin"])
+def test_changed_bytes_are_found_by_verify(directory, tokenizer, name):
     write_token_store(directory, documents(), tokenizer)
-    raw = bytearray((directory / "tokens.bin").read_bytes())
+    raw = bytearray((directory / "shard-00000" / name).read_bytes())
     raw[4] ^= 1
-    (directory / "tokens.bin").write_bytes(raw)
-    with pytest.raises(TokenStoreError, match="tokens.bin has SHA-256"):
+    (directory / "shard-00000" / name).write_bytes(raw)
+    with pytest.raises(TokenStoreError, match=f"{name} has SHA-256"):
         TokenStore.open(directory).verify()
 
 
 def test_changed_offsets_are_refused(directory, tokenizer):
     write_token_store(directory, documents(), tokenizer)
     for wrong in ([0, 5, 16, 18], [1, 5, 16, 17], [0, 20, 16, 17]):
-        np.array(wrong, "<i8").tofile(directory / "offsets.bin")
+        np.array(wrong, "<i8").tofile(directory / "shard-00000" / "offsets.bin")
         with pytest.raises(TokenStoreError, match="offsets.bin is damaged"):
-            TokenStore.open(directory)
+            _ = TokenStore.open(directory).lengths
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda m: m.update(format=2), "has format 2, this version reads format 1"),
+        (lambda m: m.update(format=3), "has format 3, this version reads formats 1 and 2"),
         (lambda m: m.pop("tokens"), r"the fields \['tokens'\] are missing or unknown"),
         (lambda m: m.update(more=1), r"the fields \['more'\] are missing or unknown"),
         (lambda m: m.update(dtype="object"), "dtype must be"),
@@ -235,6 +244,26 @@ def test_other_manifests_are_refused(directory, tokenizer, change, complaint):
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(TokenStoreError, match=complaint):
         TokenStore.open(directory)
+
+
+def test_the_first_format_is_still_read(tmp_path, tokenizer):
+    np.array([104, 105, 120], "<u2").tofile(tmp_path / "tokens.bin")
+    np.array([0, 2, 3], "<i8").tofile(tmp_path / "offsets.bin")
+    np.array([2, 1], "<i8").tofile(tmp_path / "bytes.bin")
+    manifest = {
+        "format": 1, "documents": 2, "empty_documents": 1, "tokens": 3, "bytes": 3, "dtype": "<u2", "vocab_size": 257,
+        "end_of_text": 256, "tokenizer": tokenizer.fingerprint(), "source": "once",
+        "sha256": hashlib.sha256((tmp_path / "tokens.bin").read_bytes()).hexdigest(),
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    store = TokenStore.open(tmp_path, tokenizer=tokenizer)
+    assert [store.tokens_of(i).tolist() for i in range(2)] == [[104, 105], [120]]
+    assert store.lengths.tolist() == store.document_bytes.tolist() == [2, 1] and store.num_bytes == 3
+    assert store.id_of(1) == "1" and store.fingerprint == manifest["sha256"]
+    store.verify()
+    (tmp_path / "bytes.bin").write_bytes(b"")
+    with pytest.raises(TokenStoreError, match="bytes.bin: expected 16 bytes, found 0"):
+        TokenStore.open(tmp_path)
 
 
 def test_what_is_no_store_is_refused(tmp_path):

@@ -1,21 +1,22 @@
 """From text on disk to a run directory, as `jaxllm train` does it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from jaxllm.data.config import DataConfig
+from jaxllm.data.config import DataConfig, FillInTheMiddleConfig, SourceConfig, StageConfig
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig
 from jaxllm.parallel.mesh import MeshConfig
-from jaxllm.pipeline.pretrain import pretrain, token_lengths, with_vocabulary
+from jaxllm.pipeline.pretrain import make_batches, open_prepared, pretrain, token_lengths, with_vocabulary
 from jaxllm.pipeline.replay import choose_interval, replay_run
 from jaxllm.tokenizers.config import TokenizerConfig
 from jaxllm.training.experiment import CheckpointConfig, Experiment, TrainingConfig
 from jaxllm.training.job import Silent
 from jaxllm.training.optimizers import OptimizerConfig
-from jaxllm.training.run_directory import read_config
+from jaxllm.training.run_directory import RunDirectory, read_config
 
 SENTENCES = [
     f"The {animal} {verb} over the {thing}.\n"
@@ -140,6 +141,60 @@ def test_a_context_longer_than_any_document_packs_several_into_a_row(tmp_path):
         tokenizer=TokenizerConfig(kind="byte"),
     )
     assert pretrain(experiment, tmp_path / "run", Silent()).outcome.finished
+
+
+@pytest.fixture(scope="module")
+def mixed(text_file, tmp_path_factory):
+    """A run on two sources, the second alone for the last quarter."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "code.txt").write_text("def f(x):\n    return x + 1\n\n" * 120)
+    sources = (SourceConfig("prose", str(text_file), weight=3), SourceConfig("code", str(folder), weight=1))
+    experiment = make_experiment(text_file)
+    experiment = replace(
+        experiment,
+        data=DataConfig(
+            sources=sources,
+            stages=(StageConfig(0.75, (0.0, 1.0)),),
+            compression="zstd",
+            fill_in_the_middle=FillInTheMiddleConfig(rate=0.5, scope="context"),
+        ),
+        tokenizer=TokenizerConfig(
+            vocab_size=275,
+            special_tokens=("<|endoftext|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        ),
+    )
+    directory, said = tmp_path_factory.mktemp("runs") / "mixed", []
+    reporter = Silent()
+    reporter.say = said.append
+    return directory, said, pretrain(experiment, directory, reporter)
+
+
+def test_a_mixture_is_trained_from_a_config_and_its_sources_are_counted(mixed):
+    directory, said, result = mixed
+    assert result.outcome.finished
+    corpus, packing = (next(text for text in said if text.startswith(word)) for word in ("corpus", "packing"))
+    assert re.search(r"corpus     prose: 1 documents, .*\n {11}code: 1 documents, ", corpus)
+    assert re.fullmatch(r"packing    best_fit, rows of 32, filled to prose \d+\.\d%, code \d+\.\d%", packing)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    assert [row["tokens/prose"] for row in rows] == [192, 384, 576, 768, 960, 1152, 1152, 1152]
+    assert all(row["tokens/prose"] + row["tokens/code"] == row["tokens"] for row in rows)
+    assert rows[-1]["epochs/code"] > rows[0]["epochs/code"] > 0 and rows[-1]["input_stall"] >= 0
+    assert sorted(path.name for path in (directory / "data").iterdir()) == ["code", "prose"]
+    assert read_config(directory / "config.json").data.sources[1].name == "code"
+
+
+def test_the_batches_of_a_mixture_are_found_again_from_its_run_directory(mixed):
+    directory, _, result = mixed
+    experiment, tokenizer = read_config(directory / "config.json"), result.tokenizer
+    with RunDirectory(directory) as run:
+        again = make_batches(experiment, open_prepared(experiment, tokenizer, run.data), tokenizer)[0]
+    first = make_batches(experiment, result.corpus, tokenizer)[0]
+    with again, first:
+        for step in (0, 7):
+            np.testing.assert_array_equal(again.batch_at(step)["tokens"], first.batch_at(step)["tokens"])
+    middle = tokenizer.special_tokens["<|fim_middle|>"]
+    assert (again.batch_at(0)["tokens"] == middle).any()
 
 
 def test_a_vocabulary_that_the_corpus_does_not_support_is_refused(text_file, tmp_path):

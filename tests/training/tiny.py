@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxllm.data.config import DataConfig
 from jaxllm.models import AttentionConfig, MLPConfig, ModelConfig, decoder_spec
 from jaxllm.training.checkpoints import Checkpoints, flatten
 from jaxllm.training.experiment import CheckpointConfig, Experiment, RecoveryConfig, TrainingConfig
@@ -22,7 +23,7 @@ MODEL = ModelConfig(
     attention=AttentionConfig(num_heads=2, num_kv_heads=1),
     mlp=MLPConfig(d_ff=32, activation="silu", gated=True),
 )
-TIMING = {"seconds", "tokens_per_second", "mfu"}
+TIMING = {"seconds", "tokens_per_second", "mfu", "input_stall"}
 
 
 def experiment(
@@ -32,6 +33,8 @@ def experiment(
     return Experiment(
         name="tiny",
         model=model,
+        # Signals that come while a batch is made come in its own step then.
+        data=DataConfig(device_prefetch=0),
         optimizer=optimizer or OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
         training=TrainingConfig(**{"steps": steps, "batch_size": 8, "eval_every": 0, **training}),
         checkpoints=CheckpointConfig(**{"every": every, **(checkpoints or {})}),

@@ -1,0 +1,1 @@
+"""Token files of other programs, opened where they are and only read."""
