@@ -264,6 +264,19 @@ class Renamed:
         return (replace(document, name="x") for document in self.part.read(report))
 
 
+def test_every_deduplication_takes_shards_that_are_empty(tmp_path):
+    from jaxllm.data.dedup import ExactDocuments, ExactParagraphs, MinHash, RepeatedSubstrings, SimHash
+
+    write_texts(tmp_path / "in")
+    (tmp_path / "in/3.txt").touch()
+    every = (ExactDocuments(), MinHash(), SimHash(), ExactParagraphs(), RepeatedSubstrings())
+    levels = prepare(small_recipe(tmp_path / "in", stages=every), tmp_path / "out", Local()).levels
+    assert [level.documents + level.dropped for level in levels[1:]] == [level.documents for level in levels[:-1]]
+    assert rows(tmp_path / "out/documents")[0]["id"] == "lines/0.txt:0"
+    assert pq.read_metadata(tmp_path / "out/documents/00003.parquet").num_rows == 0
+    prepare(small_recipe(tmp_path / "in", stages=every[::-1]), tmp_path / "other way round", Local())
+
+
 # Bad input
 
 
