@@ -113,8 +113,8 @@ def add_tokens(levels: Sequence[Level], records: Sequence[dict[str, Any]], every
     """Says for each level how many tokens it had: of the last one those that were stored, of the others an estimate.
 
     records: of all Tokenize tasks. every: one document in so many was drawn, so with 1 nothing is estimated. Else a
-    level has the tokens that its sample has for each byte, corrected by as much as the last level's sample was wrong: what is
-    special about the documents that were drawn is so at every level.
+    level has the tokens that its sample has for each byte, corrected by as much as the last level's sample was wrong:
+    what is special about the documents that were drawn is so at every level.
     """
     stored = sum(record["tokens"] for record in records)
     rates: dict[str, float] = {}
