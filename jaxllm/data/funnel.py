@@ -198,7 +198,7 @@ def draw_funnel(path: Path, title: str, levels: Sequence[Level]) -> None:
         axes.set_xlim(0, 115)
         axes.set_xlabel("% of what was read")
         axes.set_title(title)
-        axes.legend(loc="lower right", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=len(kinds), fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -29,8 +29,7 @@ class DeviceFeed:
 
     def __next__(self) -> Batch:
         if self._thread is None:
-            batch, self._state = self._make()
-            return batch
+            return self._place(next(self._batches))
         # One more than wait, which is the one that is asked for.
         while len(self._waiting) <= self._ahead:
             self._waiting.append(self._thread.submit(self._make))

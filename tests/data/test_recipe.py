@@ -70,7 +70,7 @@ def test_recipe_files(tmp_path, monkeypatch):
         load_recipe("stdlb")
     assert "stdlib" in recipes()
     names = [stage.name for stage in load_recipe("stdlib").stages]
-    assert names == ["clean", "gopher quality", "code", "exact documents", "minhash"]
+    assert names == ["clean", "gopher quality", "code", "personal data", "exact documents", "minhash"]
     assert load_recipe("stdlib", ["--stages.minhash.threshold=0.9"]).stages[-1].threshold == 0.9
     changed = load_recipe("stdlib", ["--stages.gopher_quality.stage.min_words=9"])
     assert changed.stages[1].stage.min_words == 9

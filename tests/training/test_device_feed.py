@@ -56,6 +56,14 @@ def test_batches_come_in_order_and_the_state_is_of_those_given_out(ahead):
         assert [next(feed) for _ in range(3)] == [20, 30, 40]
 
 
+def test_without_batches_ahead_the_state_is_that_of_the_moment():
+    numbers = Numbers()
+    with DeviceFeed(numbers, lambda n: n, 0) as feed:
+        next(feed)
+        numbers.next = 7  # as by an event between steps
+        assert feed.get_state() == {"next": 7}
+
+
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_an_error_comes_with_its_batch_and_the_thread_ends(ahead):
     feed = DeviceFeed(Numbers(fails_at=3), lambda n: n, ahead)

@@ -53,7 +53,7 @@ class RepeatedSubstrings:
 
     def _runs(self, data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, ...]:
         """Runs of windows with one key: key, document, first byte, and the end of the last window."""
-        lowest = sliding_minimum(_gram_hashes(data), self.length - GRAM + 1)
+        lowest = sliding_minimum(_hashes(data, GRAM), self.length - GRAM + 1)
         starts = np.arange(len(lowest))
         document = np.searchsorted(offsets, starts, side="right") - 1
         inside = np.flatnonzero(starts + self.length <= offsets[document + 1])
@@ -66,25 +66,36 @@ class RepeatedSubstrings:
 
     def match(self, rows: pa.Table) -> pa.Table:
         """Spans to cut, as `id`, `start`, `end`."""
-        rows = self._worth_sorting(rows.combine_chunks())
-        data, bounds = _binary(rows["text"].combine_chunks())
+        rows = self._with_repeats(self._with_shared_key(rows.combine_chunks()))
+        data, piece, place = self._windows(rows)
         codes, names = _codes(rows["id"].combine_chunks())
-        windows = np.diff(bounds) - self.length + 1
-        piece = np.repeat(np.arange(len(windows)), windows)
-        nth = np.arange(len(piece)) - (np.cumsum(windows) - windows)[piece]
-        chosen, groups = equal_windows(data, bounds[piece] + nth, self.length)
-        start = (rows["start"].to_numpy()[piece] + nth)[chosen]
+        chosen, groups = equal_windows(data, place, self.length)
+        _, bounds = _binary(rows["text"])
+        start = (rows["start"].to_numpy()[piece] + place - bounds[piece])[chosen]
         document = codes[piece[chosen]]
         again = repeats(document, start, groups, self.length)
         return _table(names, *united(document[again], start[again], start[again] + self.length))
 
-    def _worth_sorting(self, rows: pa.Table) -> pa.Table:
+    def _windows(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The text of all rows, and of each window in it the row and the first byte."""
+        data, bounds = _binary(rows["text"])
+        windows = np.diff(bounds) - self.length + 1
+        piece = np.repeat(np.arange(len(windows)), windows)
+        return data, piece, np.arange(len(piece)) + (bounds[:-1] - (np.cumsum(windows) - windows))[piece]
+
+    def _with_shared_key(self, rows: pa.Table) -> pa.Table:
         """Runs that share their key, and runs so long that the string of their key must be in them twice."""
-        _, bounds = _binary(rows["text"].combine_chunks())
+        _, bounds = _binary(rows["text"])
         wanted = np.diff(bounds) > 2 * self.length - GRAM
         shared, _ = grouped(rows["key"].to_numpy())
         wanted[shared] = True
         return rows.filter(pa.array(wanted))
+
+    def _with_repeats(self, rows: pa.Table) -> pa.Table:
+        """Runs with a window whose hash occurs twice: what is left is sorted, which takes much longer."""
+        data, piece, place = self._windows(rows)
+        shared, _ = grouped(_hashes(data, self.length)[place])
+        return rows.take(pa.array(np.unique(piece[shared])))
 
     def resolve(self, matches: pa.Table) -> Cuts:
         codes, names = _codes(matches["id"].combine_chunks())
@@ -103,18 +114,21 @@ def sliding_minimum(values: np.ndarray, width: int) -> np.ndarray:
     return lowest
 
 
-def _gram_hashes(data: np.ndarray) -> np.ndarray:
-    """The hash of the GRAM bytes from each place on, uint64[n - GRAM + 1]."""
-    if len(data) < GRAM:
+def _hashes(data: np.ndarray, width: int) -> np.ndarray:
+    """The hash of the `width` bytes (8 or more) from each place on, uint64[n - width + 1]."""
+    if len(data) < width:
         return np.zeros(0, np.uint64)
     hashes = np.ndarray(len(data) - 7, "<u8", np.ascontiguousarray(data), strides=(1,)).astype(np.uint64)
-    for width in (8, 16):
-        hashes = mixed(hashes[:-width] * np.uint64(3) + hashes[width:])
+    covered = 8
+    while covered < width:
+        step = min(covered, width - covered)
+        hashes = mixed(hashes[:-step] * np.uint64(3) + hashes[step:])
+        covered += step
     return hashes
 
 
-def _binary(column: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
-    return bytes_of(column.cast(pa.large_binary()).view(pa.large_string()))
+def _binary(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    return bytes_of(column.combine_chunks().view(pa.large_string()))
 
 
 def _codes(ids: pa.StringArray) -> tuple[np.ndarray, list[str]]:

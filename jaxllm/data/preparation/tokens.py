@@ -112,13 +112,21 @@ def _training_texts(layout: Layout, recipe: Recipe, shards: Sequence[str]) -> It
 def add_tokens(levels: Sequence[Level], records: Sequence[dict[str, Any]], every: int) -> None:
     """Says for each level how many tokens it had: of the last one those that were stored, of the others an estimate.
 
-    records: of all Tokenize tasks. every: one document in so many was drawn, so with 1 nothing is estimated.
+    records: of all Tokenize tasks. every: one document in so many was drawn, so with 1 nothing is estimated. Else a
+    level has the tokens that its sample has for each byte, corrected by as much as the last level's sample was wrong:
+    what is special about the documents that were drawn is so at every level.
     """
+    stored = sum(record["tokens"] for record in records)
+    rates: dict[str, float] = {}
     for level in levels:
         sums = [record["sample"].get(level.stage, (0, 0)) for record in records]
         size, tokens = sum(s for s, _ in sums), sum(t for _, t in sums)
-        if every == 1 or not level.bytes:
-            level.tokens = tokens
-        elif size:
-            level.tokens, level.estimated = round(level.bytes * tokens / size), True
-    levels[-1].tokens, levels[-1].estimated = sum(record["tokens"] for record in records), False
+        level.tokens = tokens if every == 1 or not level.bytes else None
+        if size:
+            rates[level.stage] = tokens / size
+    last = levels[-1]
+    correction = stored / (last.bytes * rates[last.stage]) if rates.get(last.stage) else 1.0
+    for level in levels:
+        if level.tokens is None and level.stage in rates:
+            level.tokens, level.estimated = round(level.bytes * rates[level.stage] * correction), True
+    last.tokens, last.estimated = stored, False

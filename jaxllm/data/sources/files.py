@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _READERS = {
 
 # What can be cut at the members of its compression; Parquet is cut at row groups, JSON lines at lines.
 _BY_MEMBERS = {(".warc", ".gz"), (".wet", ".gz"), (".xml", ".bz2")}
+
+# What a full disk says, on which compressed tables are unpacked.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Small files are read together, but not so many that a shard takes long to list.
 _MOST_FILES = 10_000
@@ -190,6 +194,8 @@ def _read(part: Part, settings: Files, report: Report) -> Iterator[Document]:
     except CompressionError as error:
         source.problem(str(error))
     except OSError as error:
+        if error.errno in _FULL:  # this machine's trouble, not the file's: to go on would lose good documents
+            raise
         source.problem(f"can't be read: {error.strerror or error}")
     if not found and not part.start and part.stop is None:
         source.problem("is empty; remove it, or give it some text")

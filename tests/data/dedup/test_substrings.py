@@ -157,6 +157,14 @@ def test_sliding_minimum(values, width):
 def test_agree_and_united():
     values = np.frombuffer(b"abcabdabc", np.uint8)
     assert agree(values, np.array([0, 0]), np.array([6, 3]), 3).tolist() == [True, False]
+    once = np.frombuffer(random.Random(4).randbytes(20), np.uint8)
+    for at in range(21):
+        other = once.copy()
+        other[at : at + 1] += 1
+        both = np.concatenate([once, other])
+        for length in range(1, 21):
+            assert agree(both, np.array([0]), np.array([20]), length).tolist() == [at >= length]
+            assert agree(both.astype(np.uint16), np.array([0]), np.array([20]), length).tolist() == [at >= length]
     spans = united(np.array([1, 0, 1, 1]), np.array([5, 2, 0, 4]), np.array([9, 3, 4, 6]))
     assert [column.tolist() for column in spans] == [[0, 1], [2, 0], [3, 9]]
     inner = united(np.zeros(3, int), np.array([0, 2, 5]), np.array([10, 3, 6]))

@@ -14,8 +14,9 @@ import pytest
 
 from jaxllm.data.engines import make_engine
 from jaxllm.data.engines.local import Local
+from jaxllm.data.funnel import Level
 from jaxllm.data.preparation import files, open_prepared, prepare, run, shard_pass
-from jaxllm.data.preparation.tokens import Tokenize
+from jaxllm.data.preparation.tokens import Tokenize, add_tokens
 from jaxllm.data.recipe import load_recipe
 from jaxllm.data.records import records, texts_of
 from jaxllm.data.stages import judged, rewritten
@@ -97,6 +98,19 @@ def test_tokens_are_stored_and_counted(texts, whole, tmp_path):
     assert [level.estimated for level in levels] == [True, True, True, False]
     exact = prepare(small_recipe(texts, token_sample=1), tmp_path / "exact", Local()).levels
     assert [(level.tokens, level.estimated) for level in exact] == [(level.bytes, False) for level in exact]
+
+
+def test_estimates_are_corrected_by_what_is_known_in_the_end():
+    levels = [Level("read", 4, 1000), Level("a", 2, 500)]
+    records = [
+        {"tokens": 100, "sample": {"read": [100, 50], "a": [20, 10]}},
+        {"tokens": 200, "sample": {"a": [20, 10]}},
+    ]
+    add_tokens(levels, records, 4)
+    assert [(level.tokens, level.estimated) for level in levels] == [(600, True), (300, False)]
+    levels = [Level("read", 4, 1000), Level("b", 0, 0)]
+    add_tokens(levels, [{"tokens": 0, "sample": {"read": [100, 50]}}], 4)
+    assert [level.tokens for level in levels] == [500, 0]
 
 
 def test_processes_make_the_same_bytes(texts, whole, tmp_path):
@@ -262,6 +276,19 @@ class Renamed:
 
     def read(self, report):
         return (replace(document, name="x") for document in self.part.read(report))
+
+
+def test_every_deduplication_takes_shards_that_are_empty(tmp_path):
+    from jaxllm.data.dedup import ExactDocuments, ExactParagraphs, MinHash, RepeatedSubstrings, SimHash
+
+    write_texts(tmp_path / "in")
+    (tmp_path / "in/3.txt").touch()
+    every = (ExactDocuments(), MinHash(), SimHash(), ExactParagraphs(), RepeatedSubstrings())
+    levels = prepare(small_recipe(tmp_path / "in", stages=every), tmp_path / "out", Local()).levels
+    assert [level.documents + level.dropped for level in levels[1:]] == [level.documents for level in levels[:-1]]
+    assert rows(tmp_path / "out/documents")[0]["id"] == "lines/0.txt:0"
+    assert pq.read_metadata(tmp_path / "out/documents/00003.parquet").num_rows == 0
+    prepare(small_recipe(tmp_path / "in", stages=every[::-1]), tmp_path / "other way round", Local())
 
 
 # Bad input

@@ -1,7 +1,9 @@
 """Files as shards: names, cuts, every format once, and damage stepped over with everything else kept."""
 
 import bz2
+import errno
 import gzip
+import io
 import json
 import pickle
 import tracemalloc
@@ -243,6 +245,19 @@ def test_a_single_line_as_long_as_a_disk_never_fills_memory(tmp_path, name):
     assert texts(documents) == (["before", "after"] if name == "a.jsonl" else [])
     assert "longer than a document may be (2,097,152 bytes)" in problem.message and peak < 8 << 20
     assert problem.where == ("line 2" if name == "a.jsonl" else "")
+
+
+def test_a_full_disk_is_not_taken_for_damage(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+    with pytest.raises(OSError, match="No space left"):
+        read(tmp_path)
 
 
 def test_what_a_report_raises_ends_reading(tmp_path):
