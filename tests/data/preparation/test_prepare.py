@@ -113,6 +113,12 @@ def test_estimates_are_corrected_by_what_is_known_in_the_end():
     assert [level.tokens for level in levels] == [500, 0]
 
 
+def test_estimates_where_no_document_was_drawn():
+    levels = [Level("read", 4, 1000), Level("a", 2, 500)]
+    add_tokens(levels, [{"tokens": 100, "sample": {}}], 64)
+    assert [(level.tokens, level.estimated) for level in levels] == [(200, True), (100, False)]
+
+
 def test_processes_make_the_same_bytes(texts, whole, tmp_path):
     engine = make_engine("processes", workers=2)
     recipe = small_recipe(texts, Deadly("shard 1 begins here", str(tmp_path / "marks")))
