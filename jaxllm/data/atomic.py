@@ -1,10 +1,71 @@
-"""A directory that is there as a whole or not at all."""
+"""Files and directories that are there as a whole or not at all."""
 
+import hashlib
+import io
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+
+class Written(io.RawIOBase):
+    """A file being written, and the digest of what it holds so far."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path, *, lasting: bool = True) -> Iterator[Written]:
+    """Gives a file to write; when the `with` block ends without an error, it appears at `path`.
+
+    lasting: it is on the disk by then, and so survives a loss of power too; what only an unfinished run needs does not
+    wait for that.
+
+    If the block raises, nothing is left, and an OSError without a file's name gets that of `path`. A process that
+    is killed leaves at most a file whose name begins with a dot.
+    """
+    # Two processes of different machines may write the same file at the same time: both then write the same bytes.
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            yield Written(file)
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+        put_in_place(unfinished, path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """The moment at which a file is there."""
+    os.replace(unfinished, path)
 
 
 @contextmanager

@@ -98,6 +98,7 @@ def decompressed(
             reader.end()
         except _Bomb as error:
             damaged(reader.member, str(error))
+            yield Piece(reader.member, b"", gap=True)
             return
         except reader.errors as error:
             if not searching:

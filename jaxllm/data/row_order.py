@@ -200,7 +200,7 @@ class MixedRows:
     """Rows of several sources, in the turns of a mixture."""
 
     def __init__(self, mixture: Mixture, sources: Sequence[RowOrder]):
-        self._mixture, self._sources = mixture, sources
+        self._sources = sources
         self._turns = lru_cache(8)(lambda block: mixture.turns(block * _TURNS, _TURNS))
 
     def __getitem__(self, number: int) -> Row:

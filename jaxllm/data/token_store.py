@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxllm.data.atomic import new_directory
+from jaxllm.data.atomic import new_directory, new_file
 from jaxllm.data.shard_writer import PLAIN, Layout, ShardWriter, write_shard
 from jaxllm.data.token_shard import (
     FORMAT,
@@ -107,12 +106,8 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """By a rename, so that a directory is a store from one moment to the next."""
-        staged = directory / ".manifest.json"
-        with open(staged, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, directory / "manifest.json")
+        with new_file(directory / "manifest.json") as file:
+            file.write(json.dumps(asdict(self), indent=2).encode())
 
 
 class TokenStore:

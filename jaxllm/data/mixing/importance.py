@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from jaxllm.data.atomic import new_file
 from jaxllm.data.records import texts_of
 from jaxllm.data.stages import Outcome, judged
 
@@ -67,7 +68,7 @@ class ImportanceModel:
         return float(self.log_ratio[hashed_ngrams(text, len(self.log_ratio))].sum())
 
     def save(self, path: str | Path) -> None:
-        with open(path, "wb") as file:
+        with new_file(Path(path)) as file:
             np.save(file, self.log_ratio)
 
     @classmethod

@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from jaxllm.data.atomic import new_file
 from jaxllm.data.preparation.exchange import receive, receivers_of, send
-from jaxllm.data.preparation.files import new_file, read_batches
+from jaxllm.data.preparation.files import read_batches
 from jaxllm.data.preparation.layout import Layout
 from jaxllm.data.preparation.places import AT_ID, placed
 from jaxllm.data.preparation.shard_pass import Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jaxllm.data.preparation.files import new_file
+from jaxllm.data.atomic import new_file
 
 # Keys of a stage may be small, or differ in few bits. Folded in two and multiplied by this odd number, the bits that
 # count depend on all bits of a key.

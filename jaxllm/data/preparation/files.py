@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxllm.data.atomic import Written, new_file
 from jaxllm.data.records import BATCH_BYTES, BATCH_ROWS
 
 # zstd's own default.
 _COMPRESSION = {"compression": "zstd", "compression_level": 3}
-
-
-class Written(io.RawIOBase):
-    """A file being written, and the digest of what it holds so far."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-@contextmanager
-def new_file(path: Path, *, lasting: bool = True) -> Iterator[Written]:
-    """Gives a file to write; when the `with` block ends without an error, it appears at `path`.
-
-    lasting: it is on the disk by then, and so survives a loss of power too; what only an unfinished run needs does not
-    wait for that.
-
-    If the block raises, nothing is left. A process that is killed leaves at most a file whose name begins with a dot.
-    """
-    # Two processes of different machines may write the same file at the same time: both then write the same bytes.
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
-            yield Written(file)
-            file.flush()
-            if lasting:
-                os.fsync(file.fileno())
-        put_in_place(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def put_in_place(unfinished: Path, path: Path) -> None:
-    """The moment at which a file is there."""
-    os.replace(unfinished, path)
 
 
 def write_json(path: Path, value: Any, *, lasting: bool = True) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxllm.data.atomic import new_file
 from jaxllm.data.engines import Engine
 from jaxllm.data.funnel import Level, draw_funnel, funnel_markdown, merged
 from jaxllm.data.preparation.comparison import Keys, Match, Resolve, Round
-from jaxllm.data.preparation.files import new_file, read_json, write_json
+from jaxllm.data.preparation.files import read_json, write_json
 from jaxllm.data.preparation.layout import Layout
 from jaxllm.data.preparation.plan import describe, make_shards, refuse_other
 from jaxllm.data.preparation.shard_pass import Settings, Shard, ShardPass

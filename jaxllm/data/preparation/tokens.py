@@ -125,6 +125,8 @@ def add_tokens(levels: Sequence[Level], records: Sequence[dict[str, Any]], every
         if size:
             rates[level.stage] = tokens / size
     last = levels[-1]
+    if last.bytes and not rates:  # of a few documents none may be drawn
+        rates = dict.fromkeys((level.stage for level in levels), stored / last.bytes)
     correction = stored / (last.bytes * rates[last.stage]) if rates.get(last.stage) else 1.0
     for level in levels:
         if level.tokens is None and level.stage in rates:

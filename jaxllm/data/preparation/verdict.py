@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from jaxllm.data.atomic import new_file
 from jaxllm.data.engines.shipping import shipped
 from jaxllm.data.preparation.exchange import receive, send
-from jaxllm.data.preparation.files import new_file
 from jaxllm.data.preparation.layout import Layout
 from jaxllm.data.preparation.places import rows_of
 from jaxllm.data.stages import Outcome, Stage, judged

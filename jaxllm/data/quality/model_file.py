@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from jaxllm.data.atomic import new_file
 
 
 class ModelFileError(ValueError):
@@ -17,17 +18,8 @@ class ModelFileError(ValueError):
 
 def save_arrays(path: str | Path, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a file that is there as a whole or not at all; a file of that name is replaced."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as stream:
-        try:
-            np.savez(stream, kind=np.array(kind), **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.replace(stream.name, path)
-        except BaseException:
-            os.unlink(stream.name)
-            raise
+    with new_file(Path(path)) as file:
+        np.savez(file, kind=np.array(kind), **arrays)
 
 
 def load_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -142,8 +141,3 @@ def lines(source: Input) -> Iterator[Line]:
             held.append(rest)
     if size:
         yield from finished(b"")
-
-
-def stream_of(data: bytes) -> Callable[[], BinaryIO]:
-    """Bytes in memory as what opens a file."""
-    return lambda: io.BytesIO(data)

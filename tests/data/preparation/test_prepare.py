@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from jaxllm.data import atomic
 from jaxllm.data.engines import make_engine
 from jaxllm.data.engines.local import Local
 from jaxllm.data.funnel import Level
@@ -113,6 +114,12 @@ def test_estimates_are_corrected_by_what_is_known_in_the_end():
     assert [level.tokens for level in levels] == [500, 0]
 
 
+def test_estimates_where_no_document_was_drawn():
+    levels = [Level("read", 4, 1000), Level("a", 2, 500)]
+    add_tokens(levels, [{"tokens": 100, "sample": {}}], 64)
+    assert [(level.tokens, level.estimated) for level in levels] == [(200, True), (100, False)]
+
+
 def test_processes_make_the_same_bytes(texts, whole, tmp_path):
     engine = make_engine("processes", workers=2)
     recipe = small_recipe(texts, Deadly("shard 1 begins here", str(tmp_path / "marks")))
@@ -141,7 +148,7 @@ class Interrupted(Exception):
 def test_a_fault_before_any_file_is_in_place_changes_nothing(texts, whole, tmp_path, monkeypatch):
     """Every boundary of every shard: the run is ended before each of its files in turn, and gone on with."""
     monkeypatch.setattr(run, "draw_funnel", lambda path, *_: path.touch())  # takes longer than all else
-    real, allowed, tasks, ended = files.put_in_place, 0, 0, 0
+    real, allowed, tasks, ended = atomic.put_in_place, 0, 0, 0
 
     def faulty(unfinished, path):
         nonlocal allowed, tasks
@@ -152,7 +159,7 @@ def test_a_fault_before_any_file_is_in_place_changes_nothing(texts, whole, tmp_p
         if path.suffix == ".json" and "work" in path.parts:
             tasks, allowed = tasks + 1, 0  # and the next task is ended before its first file
 
-    monkeypatch.setattr(files, "put_in_place", faulty)
+    monkeypatch.setattr(atomic, "put_in_place", faulty)
     out, files_of_task = tmp_path / "out", 0
     while True:
         before, allowed = tasks, files_of_task

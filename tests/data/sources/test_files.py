@@ -297,6 +297,16 @@ def test_entries_of_a_zip_are_files(tmp_path):
     assert not problems
 
 
+def test_of_a_bomb_and_of_a_file_cut_short_no_part_is_a_document(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxllm.data.compression._EXPANSION_ALLOWED", 1 << 20)
+    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a" * (8 << 20)))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"some text " * 9)[:-9])
+    (tmp_path / "good.txt").write_text("good")
+    documents, problems = read(tmp_path)
+    assert texts(documents) == ["good"]
+    assert ["decompression bomb" in p.message for p in problems] == [True, False]
+
+
 def test_bad_entries_of_a_zip(tmp_path):
     path = tmp_path / "a.zip"
     write_zip(path, {"a.txt": "first", "bomb.txt": bytes(50_000_000), "c.txt": "damaged " * 50, "z.txt": "last"})
