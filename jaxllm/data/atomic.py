@@ -1,5 +1,6 @@
-"""Files and directories that are there as a whole or not at all."""
+"""Files and directories that are there as a whole or not at all, or that one process writes to at a time."""
 
+import fcntl
 import hashlib
 import io
 import os
@@ -89,6 +90,26 @@ def new_directory(directory: Path) -> Iterator[Path]:
             _sync(parent)
         os.rename(staged, directory)
         _sync(directory.parent)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keeps other processes that ask for it out of a directory; the kernel lets go when this one ends, however it ends.
+
+    The directory itself is locked: a file made for it would have to be removed, and one that is removed while another
+    process waits for it is locked by both. Raises ValueError while another process is there.
+    """
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing to {directory}: wait for it, or name another directory"
+            ) from error
+        yield
+    finally:
+        os.close(opened)
 
 
 def _sync(path: str | Path) -> None:

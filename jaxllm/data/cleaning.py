@@ -24,14 +24,14 @@ _CONTROLS = "\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff"
 _INVISIBLE = "\u00ad\u200b\u2060-\u2064\u206a-\u206f\ufeff\u180e\u202a-\u202e\u2066-\u2069"
 _NEVER_SHOWN = re.compile(f"[{_CONTROLS}{_INVISIBLE}]")
 # Joiners shape Persian, the scripts of India and emoji; beside ASCII and blanks they do nothing.
-_IDLE_JOINERS = re.compile("(?:^|(?<=[\x00-\x7f]))[\u200c\u200d]+|[\u200c\u200d]+(?=[\x00-\x7f]|$)")
+_IDLE_JOINERS = re.compile("(?:^|(?<=[\x00-\x7f]))[\u200c\u200d]+|(?<![\u200c\u200d])[\u200c\u200d]++(?=[\x00-\x7f]|$)")
 _ODD_SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _ODD_SPACE = re.compile(f"[{_ODD_SPACES}]")
 # One search for all of the above is what makes clean text pass quickly.
 _ODD = re.compile(f"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029\u200c\u200d{_CONTROLS}{_INVISIBLE}{_ODD_SPACES}]")
 # Two or more blanks behind something that is none: looked for by the blanks, which is faster than by what they follow.
 _SPACES_INSIDE = re.compile(r"[ \t]{2}(?<=\S[ \t]{2})[ \t]*")
-_SPACES_AT_END = re.compile(r"[ \t]+\n")
+_SPACES_AT_END = re.compile(r"(?<![ \t])[ \t]++\n")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 # An address ends before punctuation that closes the sentence around it.

@@ -24,13 +24,21 @@ DOCUMENTS_FOR_NAME_SPLIT = 20
 
 
 def is_prepared(path: str) -> bool:
-    """Whether a path names tokens rather than text: the directory of a store, or a file .bin or .idx."""
+    """Whether a path names tokens rather than text: the directory of a store, or a file .bin or .idx.
+
+    Raises ValueError for the whole output of a recipe, where text that was kept lies beside text that was dropped.
+    """
     if Path(path).suffix in (".bin", ".idx"):
         return True
     try:
         stated = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    if isinstance(stated, dict) and stated.keys() >= {"made_from", "levels", "files"}:
+        raise ValueError(
+            f"data.path={path!r} is the output of `jaxllm data prepare`, which also holds what was dropped: name "
+            f"{Path(path) / 'tokens'} or {Path(path) / 'documents'}"
+        )
     # Other folders have manifests too; those of a store tell of its tokens.
     return isinstance(stated, dict) and stated.keys() >= {"format", "tokens", "tokenizer", "end_of_text"}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from jaxllm.data.atomic import new_directory
+from jaxllm.data.atomic import alone, new_directory
 from jaxllm.data.token_shard import (
     FORMAT,
     Compression,
@@ -85,7 +83,7 @@ class ShardWriter:
         """A writer that goes on after the shards that are in `directory`; see resume_token_store."""
         writer = cls(directory, tokenizer, source, layout)
         directory.mkdir(parents=True, exist_ok=True)
-        writer._held.enter_context(_WriterLock(directory))
+        writer._held.enter_context(alone(directory))
         try:
             for leftover in directory.glob(".shard-*"):
                 shutil.rmtree(leftover)  # of a writer that was killed: the lock says that none is at work
@@ -339,24 +337,3 @@ def _checked(ids: Sequence[int], name: str, vocab_size: int) -> np.ndarray:
             f"document {name!r}: the tokenizer gave id {wrong}, outside its vocabulary of {vocab_size}"
         )
     return array
-
-
-class _WriterLock:
-    """Held while one process writes to a directory; the kernel drops it when that process ends, however it ends."""
-
-    def __init__(self, directory: Path):
-        self._path = directory / ".lock"
-
-    def __enter__(self) -> None:
-        self._file = open(self._path, "a")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise ValueError(
-                f"another process is writing to {self._path.parent}: wait for it, or name another directory"
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        os.unlink(self._path)
-        self._file.close()

@@ -1,6 +1,7 @@
 """Cleaning: no letter of any script is lost; each kind of dirt goes by its choice; agreement with ftfy."""
 
 import sys
+import time
 import unicodedata
 
 import pytest
@@ -188,3 +189,10 @@ def test_the_stage_counts_and_drops_what_is_empty():
     assert texts_of(outcome.kept) == ["café", "Text."]
     assert outcome.dropped.column("reason").to_pylist() == ["nothing left"]
     assert outcome.counts["documents with repaired characters"] == 1 and outcome.counts["lines of boilerplate"] == 1
+
+
+@pytest.mark.parametrize("text", ["x \n" + " " * 60_000 + "x", "ب" + "\u200c" * 20_000 + "ب"])
+def test_long_runs_of_blanks_and_joiners_take_no_more_time(text):
+    start = time.process_time()
+    assert Clean().cleaned(text).endswith(text[-100:])
+    assert time.process_time() - start < 0.5

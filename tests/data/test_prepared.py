@@ -95,3 +95,11 @@ def test_what_tokens_can_not_give(store, tokenizer, tmp_path):
         config = DataConfig(path=str(one.directory), split=split)
         with pytest.raises(ValueError, match=rf"part of '.*one' has no tokens \(split by {split}"):
             prepare_corpus(split_documents(config), tokenizer, tmp_path / "run")
+
+
+def test_what_a_recipe_dropped_is_not_trained_on(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"made_from": {}, "levels": [], "problems": [], "files": {}}')
+    (tmp_path / "dropped").mkdir()
+    (tmp_path / "dropped/a.txt").write_text("of no use")
+    with pytest.raises(ValueError, match="also holds what was dropped: name .*tokens or .*documents"):
+        split_documents(DataConfig(path=str(tmp_path)))

@@ -1,5 +1,6 @@
 """A store of several shards: compressed, resumed after a kill, traced to its documents."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxllm.data.atomic import alone
 from jaxllm.data.documents import Document
 from jaxllm.data.token_store import (
     Layout,
@@ -264,3 +266,17 @@ def test_manifests_that_are_damaged(tmp_path, tokenizer):
 def test_impossible_layouts(fields, complaint):
     with pytest.raises(ValueError, match=complaint):
         Layout(**fields)
+
+
+def test_a_lock_is_not_that_of_a_file_which_is_gone(tmp_path, monkeypatch):
+    real, first = fcntl.flock, alone(tmp_path)
+    first.__enter__()
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", real)
+        first.__exit__(None, None, None)  # the first writer ends between opening and locking
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with alone(tmp_path), pytest.raises(ValueError, match="another process"), alone(tmp_path):
+        pass

@@ -27,7 +27,7 @@ class Processes:
 
     def __init__(self, workers: int = 0):
         """workers: how many; 0 means one for each core that this process may use."""
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or _cores()
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Any]:
@@ -71,6 +71,11 @@ class Processes:
         finally:
             for future in running:
                 future.cancel()
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system can't say (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin() -> None:

@@ -35,7 +35,10 @@ def _pickled(answer: tuple[Any, Exception | None]) -> bytes:
     import cloudpickle
 
     try:
-        return cloudpickle.dumps(answer)
+        packed = cloudpickle.dumps(answer)
+        if answer[1] is not None:
+            pickle.loads(packed)  # an exception that wants other arguments than its message can't be made again
+        return packed
     except Exception as reason:
         error = RuntimeError(f"a worker's answer can't be sent ({reason}): {answer[1] or answer[0]!r}")
         return pickle.dumps((None, error))

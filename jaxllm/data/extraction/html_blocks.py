@@ -126,6 +126,7 @@ class _PageReader:
         self._text: list[str] = []
         self._link_characters = 0
         self._in_link = self._in_pre = 0
+        self._endless: set[str] = set()  # elements without text that are never closed from here on
         self._link_text = 0  # where the text of the open link begins
         self._row: list[int] = []  # where the blocks of each cell of the open row begin
         self._counters: list[int] = []  # of each open list, how many items it has had; -1 where they have bullets
@@ -147,13 +148,16 @@ class _PageReader:
             if tag["close"]:
                 self._close(name)
             elif name in _NOT_TEXT:
-                end = _END[name].search(html, at) if not tag["attributes"].endswith("/") or name == "script" else None
+                closes = name not in self._endless and (not tag["attributes"].endswith("/") or name == "script")
+                end = _END[name].search(html, at) if closes else None
                 if end:
                     if name == "title" and not self.page.title:
                         self.page.title = _SPACE.sub(" ", unescape(html[at : end.start()])).strip()
                     at = end.start()
                 elif name in ("script", "style"):
                     at = len(html)
+                elif closes:
+                    self._endless.add(name)
             else:
                 self._open(name, tag["attributes"])
         self._add(html[at:].partition("<!--")[0])

@@ -25,14 +25,15 @@ _PAIRED = re.compile(rf"<({'|'.join((*_DROPPED, *_CODE, *_VERBATIM))})\b[^<>]*>"
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,20}\b[^<>]{0,500}>")
 _NESTED = re.compile(r"\{\{|\}\}|\[\[|\]\]|^[ \t:]*\{\||^[ \t]*\|\}", re.MULTILINE)
 _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|"}
-_EXTERNAL = re.compile(r"\[(?:(?:https?:|ftp:)?//|mailto:)[^\s\[\]]{1,2000}(?:[ \t]+([^\]\n]{0,2000}))?\]")
+_EXTERNAL = re.compile(r"\[(?:(?:https?:|ftp:)?//|mailto:)[^\s\[\]]{1,2000}(?:[ \t]++([^\]\n]{0,2000}+))?\]")
 _QUOTES = re.compile(r"'{2,5}")
 _MAGIC = re.compile(r"__[A-Z]{3,25}__")
 _EMPTY_BRACKETS = re.compile(r"[ \t]?\((?:[\s,;:/–—-]|&nbsp;)*\)|[ \t]?（[\s,;、，；]*）")
 _BRACKET_BEGIN = re.compile(r"\([ \t]*[,;:][ \t,;:]*")
 _HEADING = re.compile(r"(={1,6})\s*(.+?)\s*\1\s*")
 _LONGEST_HEADING = 500
-_CELL_ATTRIBUTES = re.compile(r"^[^|\[\]{}]*=[^|\[\]{}]*\|(?!\|)")
+_CELL_ATTRIBUTES = re.compile(r"^[^|\[\]{}=]*+=[^|\[\]{}]*+\|(?!\|)")
+_NAMED_ARGUMENT = re.compile(r"\s*+[a-zA-Z_-][a-zA-Z_ -]*+\s*+=")
 _PLACEHOLDER = re.compile("\x00(\\d+)\x00")
 
 # Names that begin links to files and categories, in the wikis with the most articles.
@@ -57,7 +58,9 @@ _SIGN_TEMPLATES = {
     "nbsp": " ", "spaces": " ", "snd": " – ", "spnd": " – ", "spaced ndash": " – ", "ndash": "–", "mdash": "—",
     "!": "|", "=": "=", "·": " · ", "•": " • ", "dot": " · ", "pi": "π", "'": "'", "-": "", "clear": "",
 }  # fmt: skip
-_BOX = re.compile(r"class\s*=\s*[\"']?[^\"'\n]*\b(?:infobox|navbox|sidebar|metadata|ambox|toccolours|vertical-navbox)")
+_BOX = re.compile(
+    r"class\s*=\s*[\"']?[^\"'\n]{0,500}?\b(?:infobox|navbox|sidebar|metadata|ambox|toccolours|vertical-navbox)"
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _template(content: str) -> str:
     place = _TEXT_TEMPLATES.get(name)
     if place is None:
         return ""
-    plain = [argument for argument in arguments if not re.match(r"\s*[a-zA-Z_ -]+\s*=", argument)]
+    plain = [argument for argument in arguments if not _NAMED_ARGUMENT.match(argument)]
     if name in ("convert", "cvt"):
         return " ".join(plain[:2])
     if name in ("as of", "c.", "circa"):

@@ -34,9 +34,19 @@ def send(path: Path, rows: pa.Table, receivers: np.ndarray, count: int) -> int:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with new_file(path, lasting=False) as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
         for begin, end in zip(ends, ends[1:], strict=False):
-            batches = rows.slice(begin, end - begin).to_batches()
-            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], rows.schema))
+            writer.write_batch(one_batch(rows.slice(begin, end - begin)))
     return file.size
+
+
+def one_batch(rows: pa.Table) -> pa.RecordBatch:
+    """A table of one chunk as a batch. Raises ValueError for one of several, which strings beyond 2 GiB stay in."""
+    batches = rows.to_batches()
+    if len(batches) > 1:
+        raise ValueError(
+            f"{len(rows):,} rows ({rows.nbytes:,} bytes) of one shard are too large for one partition: make shards "
+            "smaller (shard_bytes)"
+        )
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], rows.schema)
 
 
 def receive(paths: Iterable[Path], receiver: int) -> pa.Table:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from jaxllm.data.preparation.layout import Layout
@@ -39,8 +42,24 @@ def describe(recipe: Recipe, shards: list[Shard]) -> dict[str, Any]:
         shard.name: {"source": shard.source, "parts": [[p.name, p.num_bytes, p.version] for p in shard.parts]}
         for shard in shards
     }
+    made_from = {"format": FORMAT, "recipe": values, "shards": parts}
+    if files := dict(sorted(_named_files(recipe.stages))):
+        made_from["files"] = files
     # Through JSON, so that it equals what is read back.
-    return json.loads(json.dumps({"format": FORMAT, "recipe": values, "shards": parts}))
+    return json.loads(json.dumps(made_from))
+
+
+def _named_files(value: Any) -> Iterator[tuple[str, str]]:
+    """Each file (a model, a word list, an evaluation set) whose path a stage holds, and its SHA-256."""
+    if isinstance(value, str) and os.path.isfile(value):
+        with open(value, "rb") as file:
+            yield value, hashlib.file_digest(file, "sha256").hexdigest()
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _named_files(one)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _named_files(getattr(value, field.name))
 
 
 def refuse_other(layout: Layout, found: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxllm.data.atomic import new_file
+from jaxllm.data.atomic import alone, new_file
 from jaxllm.data.engines import Engine
 from jaxllm.data.funnel import Level, draw_funnel, funnel_markdown, merged
 from jaxllm.data.preparation.comparison import Keys, Match, Resolve, Round
@@ -53,7 +50,8 @@ def prepare(recipe: Recipe, out: str | Path, engine: Engine, watch: Watcher = la
     sources and stages raise; what was finished by then stays, and is not done again.
     """
     layout = Layout(str(out))
-    with _alone(layout):
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with alone(layout.root):
         shards = make_shards(recipe)
         asked = describe(recipe, shards)
         made = read_json(layout.manifest())
@@ -87,29 +85,15 @@ def open_prepared(out: str | Path) -> Prepared:
     return Prepared(layout.root, levels, manifest["problems"], read_json(layout.root / "timings.json") or {})
 
 
-@contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
-    """Keeps other runs out of the directory; the lock ends with the process, however that ends."""
-    layout.root.mkdir(parents=True, exist_ok=True)
-    directory = os.open(layout.root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{layout.root}: another process is preparing documents there") from error
-        yield
-    finally:
-        os.close(directory)
-
-
 def _begin(layout: Layout, asked: dict[str, Any]) -> None:
     path = layout.work / "begun.json"
     begun = read_json(path)
     if begun is not None:
-        if not (layout.root / "tokenizer").exists() and not (layout.work / "tokens").exists():
+        if not (layout.root / "tokenizer").exists() and not (layout.root / "tokens").exists():
             # Nothing depends on them yet, so a vocabulary that the text is too small for need not cost the whole run.
             begun["recipe"] |= {name: asked["recipe"][name] for name in ("tokenizer", "tokenizer_bytes")}
         refuse_other(layout, begun, asked)
+        write_json(path, asked)  # from here on there may be tokens, which are of these settings
         return
     if strays := sorted({path.name for path in layout.root.iterdir()} - {"work"}):
         raise ValueError(f"{layout.root}: holds {strays[0]}, which no run made; name another --out directory")

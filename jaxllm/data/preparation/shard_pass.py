@@ -211,9 +211,10 @@ def check(stage: Stage, batch: pa.RecordBatch, outcome: Outcome) -> None:
     found = len(outcome.kept) + len(outcome.dropped)
     if found != len(batch):
         known = batch.column("id").to_pylist()
+        different = set(known)
         ids = outcome.kept.column("id").to_pylist()
-        wholes = [name for name in ids if name in known]
-        pieces = {name.rpartition("#")[0] for name in ids if name not in known}
+        wholes = [name for name in ids if name in different]
+        pieces = {name.rpartition("#")[0] for name in ids if name not in different}
         if sorted([*wholes, *pieces, *outcome.dropped.column("id").to_pylist()]) != sorted(known):
             raise ValueError(f"stage {stage.name}: {len(batch):,} documents went in, {found:,} came out")
     for part, schema in ((outcome.kept, SCHEMA), (outcome.dropped, DROPPED_SCHEMA)):

@@ -128,7 +128,7 @@ def _columns(source: Input, schema: pa.Schema) -> list[str]:
 
 def _documents(source: Input, batches: Iterator[pa.RecordBatch], row: int) -> Iterator[Document]:
     for batch in batches:
-        others = [(name, batch.column(name).to_pylist()) for name in batch.schema.names[1:]]
+        others = [(name, _values(source, name, batch.column(name), row)) for name in batch.schema.names[1:]]
         texts = batch.column(0)
         for at in range(len(batch)):
             row += 1
@@ -144,10 +144,33 @@ def _documents(source: Input, batches: Iterator[pa.RecordBatch], row: int) -> It
             yield Document(f"{source.name}:{row}", text, metadata)
 
 
+def _values(source: Input, name: str, column: pa.Array, row: int) -> list[Any]:
+    """A column as Python values, None where there is none, which is reported; `row` is how many rows came before."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        if pa.types.is_temporal(column.type):  # nanoseconds, and years that Python does not have
+            return [text and text.replace(" ", "T") for text in column.cast(pa.string()).to_pylist()]
+    values = []
+    for number, value in enumerate(column, start=row + 1):
+        try:
+            values.append(value.as_py())
+        except (ValueError, OverflowError) as error:
+            source.problem(f"the column {name!r} can't be read: {error}", f"row {number}")
+            values.append(None)
+    return values
+
+
 def json_value(value: Any) -> Any:
     """A value of a table as one that JSON can hold."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, float) and value - value != 0:  # NaN and infinity are no JSON
         return None
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+    if isinstance(value, list):
+        return [json_value(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): json_value(one) for name, one in value.items()}
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -120,7 +120,9 @@ def _records(source: Input) -> Iterator[tuple[str, dict[str, str], bytes]]:
 
 def _read_header(buffer: _Buffer) -> dict[str, str] | str:
     """The header fields of the record that the data begin with, which is taken off; or what is wrong with it."""
-    while not (end := _HEADER_END.search(buffer.data)):
+    searched = 0
+    while not (end := _HEADER_END.search(buffer.data, searched)):
+        searched = max(0, len(buffer.data) - 3)  # the end may lie across two pieces
         if len(buffer.data) > _LONGEST_HEADER or not buffer.more():
             break
     if not _VERSION.match(buffer.data):
@@ -129,8 +131,8 @@ def _read_header(buffer: _Buffer) -> dict[str, str] | str:
         return "the header of this record has no end"
     fields = _fields(bytes(buffer.data[: end.start()]))
     length = fields.get("content-length", "")
-    if not (length.isascii() and length.isdigit()):
-        return f"Content-Length must be a number, found {length!r}"
+    if not (length.isascii() and length.isdigit() and len(length) < 20):
+        return f"Content-Length must be a number of bytes, found {length[:40]!r}"
     buffer.drop(end.end())
     return fields
 

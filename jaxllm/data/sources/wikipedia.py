@@ -49,7 +49,11 @@ def read_wiki(source: Input) -> Iterator[Document]:
             source.problem(f"there is another page with the id {number} in front of it", where)
             continue
         seen.add(number)
-        document = _document(source, root, site)
+        try:
+            document = _document(source, root, site)
+        except ValueError as error:
+            source.problem(str(error), where)
+            continue
         if document is not None and document.text and not document.text.isspace():
             yield document
 
@@ -102,6 +106,8 @@ def _pages(source: Input) -> Iterator[tuple[str, bytes]]:
 
 def _document(source: Input, page: ElementTree.Element, site: _Site) -> Document | None:
     namespace = page.findtext("ns", "0")
+    if not re.fullmatch(r"-?[0-9]{1,9}", namespace.strip()):
+        raise ValueError(f"its namespace must be a number, found {namespace[:40]!r}")
     if int(namespace) not in source.settings.wiki_namespaces or page.find("redirect") is not None:
         return None
     revision = page.findall("revision")[-1:]

@@ -9,6 +9,7 @@ import pytest
 
 from jaxllm.data.engines import make_engine
 from jaxllm.data.engines.processes import Processes
+from jaxllm.data.engines.shipping import perform, received, shipped
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,24 @@ def test_a_task_that_always_kills_its_worker_ends_the_run(tmp_path):
 def test_what_no_engine_can_do_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make_engine(**settings)
+
+
+class Picky(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+@dataclass(frozen=True)
+class Fails:
+    def __call__(self):
+        raise Picky("this", "that")
+
+
+def test_an_exception_that_can_not_be_made_again_still_tells_what_it_was():
+    with pytest.raises(RuntimeError, match="this and that"):
+        received(perform(shipped(Fails())))
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert Processes()._workers == os.cpu_count()

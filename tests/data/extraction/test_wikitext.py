@@ -65,3 +65,23 @@ def test_markup_that_never_ends_takes_no_more_time(part):
     start = time.perf_counter()
     wikitext_to_text(part * (40_000 // len(part)))
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("begin", "part", "end"),
+    [
+        ("{{lang|en|", " ", "x}}"),
+        ("{|\n|-\n| ", "=", "\n|}"),
+        ("{| ", "class=", "\n|-\n| x\n|}"),
+        ("[//x", " ", ""),
+    ],
+)
+def test_patterns_take_no_more_time_where_they_match_in_many_ways(begin, part, end):
+    start = time.process_time()
+    wikitext_to_text(begin + part * (20_000 // len(part)) + end)
+    assert time.process_time() - start < 2
+
+
+def test_named_arguments_and_attributes_of_cells_are_no_text():
+    assert wikitext_to_text("{{lang|en| italic = no |fine}}") == "fine"
+    assert wikitext_to_text('{|\n|-\n| style="a=b" | one || two = 2\n|}').strip() == "one | two = 2"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxllm.data.preparation.exchange import receive, receivers_of, send
+from jaxllm.data.preparation.exchange import one_batch, receive, receivers_of, send
 
 
 @settings(max_examples=30)
@@ -40,3 +40,9 @@ def test_every_row_arrives_once_and_equal_keys_arrive_together(tmp_path_factory,
 def test_keys_that_are_not_hashes_are_spread_evenly(keys):
     counts = np.bincount(receivers_of(pa.chunked_array([keys.astype(np.uint64)]), 16), minlength=16)
     assert counts.min() > 0.8 * 20_000 / 16
+
+
+def test_what_does_not_fit_into_one_batch_is_not_lost():
+    rows = pa.table({"key": pa.chunked_array([pa.array([1, 2], pa.uint64()), pa.array([3], pa.uint64())])})
+    with pytest.raises(ValueError, match="too large for one partition"):
+        one_batch(rows)  # as columns of more than two gigabytes of text are

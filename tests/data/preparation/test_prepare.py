@@ -324,8 +324,27 @@ def test_a_tokenizer_that_can_not_be_trained_costs_nothing_else(texts, whole, tm
             assert all(isinstance(task, Tokenize) for task in tasks)
             return super().run(tasks)
 
+    class Ended(NoPasses):
+        def run(self, tasks):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(small_recipe(texts), tmp_path / "out", Ended())
+    with pytest.raises(ValueError, match="recipe.tokenizer.kind was"):
+        prepare(greedy, tmp_path / "out", Local())  # the other tokenizer is there by now
     prepare(small_recipe(texts), tmp_path / "out", NoPasses())
     assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_a_model_that_was_trained_again_is_another_input(texts, tmp_path):
+    model = tmp_path / "model.npz"
+    model.write_bytes(b"one")
+    recipe = small_recipe(texts, Upper(name=str(model)), tokens=False)
+    prepare(recipe, tmp_path / "out", Local())
+    prepare(recipe, tmp_path / "out", Local())
+    model.write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"model.npz was .*, is "):
+        prepare(recipe, tmp_path / "out", Local())
 
 
 def test_a_finished_run_is_not_done_again(texts, whole):
@@ -345,7 +364,7 @@ def test_a_folder_of_others_and_a_second_run_are_refused(texts, tmp_path):
         def run(self, tasks):
             prepare(small_recipe(texts), tmp_path / "out", Local())
 
-    with pytest.raises(ValueError, match="another process is preparing documents there"):
+    with pytest.raises(ValueError, match="another process is writing to"):
         prepare(small_recipe(texts), tmp_path / "out", Nested())
     with pytest.raises(ValueError, match="the run was not finished; run the recipe again"):
         open_prepared(tmp_path / "out")

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import time
 import tracemalloc
 import zipfile
 
@@ -324,3 +325,36 @@ def test_bad_entries_of_a_zip(tmp_path):
     assert "decompression bomb" in problems[1].message and "damaged zip entry" in problems[2].message
     path.write_bytes(b"PK nothing")
     assert "is not a readable zip archive" in str(read(path)[1][0])
+
+
+def test_values_of_other_columns_that_python_can_not_hold(tmp_path):
+    broken = pa.array([b"good", b"\xff"], pa.binary()).view(pa.string())
+    times = pa.array([1, 2], pa.timestamp("ns"))
+    nested = pa.array([[1], [2]], pa.list_(pa.timestamp("us")))
+    table = pa.table({"text": ["one", "two"], "broken": broken, "times": times, "nested": nested})
+    pq.write_table(table, tmp_path / "a.parquet")
+    documents, problems = read(tmp_path / "a.parquet", metadata_fields=("broken", "times", "nested"))
+    assert texts(documents) == ["one", "two"]
+    assert documents[0].metadata["broken"] == "good" and "broken" not in documents[1].metadata
+    json.dumps([document.metadata for document in documents])
+    assert any("broken" in problem.message and "row 2" in problem.where for problem in problems)
+
+
+def test_a_zip_of_many_entries_takes_no_more_time(tmp_path):
+    write_zip(tmp_path / "a.zip", {f"{number:05}.txt": f"entry {number}" for number in range(12_000)})
+    start = time.process_time()
+    assert len(read(tmp_path / "a.zip")[0]) == 12_000
+    assert time.process_time() - start < 3
+
+
+def test_a_damaged_entry_of_any_method_costs_no_other(tmp_path):
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("1.txt", "to be damaged " * 50)
+            archive.writestr("2.txt", "the other one")
+        raw = bytearray(path.read_bytes())
+        raw[40:70] = b"\xff" * 30
+        path.write_bytes(raw)
+        documents, problems = read(path)
+        assert texts(documents) == ["the other one"] and "1.txt" in str(problems[0])

@@ -1,6 +1,7 @@
 """WARC and WET files: records, damage, parts; and agreement with warcio."""
 
 import gzip
+import time
 import zlib
 
 import pytest
@@ -221,3 +222,19 @@ def test_warcio_reads_the_same_records(tmp_path):
             html = one.content_stream().read().decode()
             theirs.append((f"a.warc.gz:{iterator.get_record_offset()}", html, one.rec_headers["WARC-Target-URI"]))
     assert [(d.name, d.text, d.metadata["url"]) for d in documents] == theirs and not problems
+
+
+def test_lengths_that_are_no_numbers_python_reads(tmp_path):
+    bad = response(1, page(1)).replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5000)
+    documents, problems = read(write(tmp_path / "a.warc", [bad, response(2, page(2))]))
+    assert [d.metadata["url"] for d in documents] == ["https://site.example/2"]
+    assert "Content-Length" in str(problems[0])
+
+
+def test_a_header_in_many_small_members_takes_no_more_time(tmp_path):
+    head = b"WARC/1.0\r\n" + b"".join(b"Field-%06d: x" % i for i in range(20_000))
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(gzip.compress(head[at : at + 13], 1, mtime=0) for at in range(0, len(head), 13)))
+    start = time.process_time()
+    read(path)
+    assert time.process_time() - start < 4

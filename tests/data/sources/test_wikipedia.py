@@ -117,3 +117,10 @@ def test_other_xml_is_passed_over_in_folders_and_refused_by_name(tmp_path):
     assert [d.name for d in read_documents(str(tmp_path))] == ["a.txt"]
     with pytest.raises(DocumentError, match=r"pom\.xml: is of no supported kind"):
         list(read_documents(str(tmp_path / "pom.xml")))
+
+
+def test_a_namespace_that_is_no_number_is_reported(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_bytes(dump([page(1, namespace="x"), page(2)]))
+    documents, problems = read(path)
+    assert [d.metadata["page_id"] for d in documents] == ["2"] and "namespace" in str(problems[0])
