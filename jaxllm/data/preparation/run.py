@@ -87,13 +87,15 @@ def open_prepared(out: str | Path) -> Prepared:
 
 def _begin(layout: Layout, asked: dict[str, Any]) -> None:
     path = layout.work / "begun.json"
-    begun = read_json(path)
-    if begun is not None:
+    found = begun = read_json(path)
+    if found is not None:
         if not (layout.root / "tokenizer").exists() and not (layout.root / "tokens").exists():
             # Nothing depends on them yet, so a vocabulary that the text is too small for need not cost the whole run.
-            begun["recipe"] |= {name: asked["recipe"][name] for name in ("tokenizer", "tokenizer_bytes")}
+            now = {name: asked["recipe"][name] for name in ("tokenizer", "tokenizer_bytes")}
+            begun = {**found, "recipe": {**found["recipe"], **now}}
         refuse_other(layout, begun, asked)
-        write_json(path, asked)  # from here on there may be tokens, which are of these settings
+        if begun != found:  # from here on there may be tokens, which are of these settings
+            write_json(path, asked)
         return
     if strays := sorted({path.name for path in layout.root.iterdir()} - {"work"}):
         raise ValueError(f"{layout.root}: holds {strays[0]}, which no run made; name another --out directory")
